@@ -1,0 +1,68 @@
+# The two commands of the README are `make demo` and `make test`; everything else serves them.
+# Needs only git, python3 (3.11 or later) and make. Everything is installed into .venv, nothing outside it is touched.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO_CONFIG ?= configs/quickstart/demo.yaml
+PYTEST_ARGS ?=
+
+# CI gets the exact versions of constraints.txt, people get the bounds of pyproject.toml.
+ifeq ($(CI),true)
+  CONSTRAIN := --constraint constraints.txt
+  STAMP := $(VENV)/.installed-ci
+else
+  CONSTRAIN :=
+  STAMP := $(VENV)/.installed
+endif
+
+# Two multi-threaded torch programs on one machine slow each other 10 to 30 times, and the networks of the
+# demo and the tests are too small to gain from threads.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help install demo test test-all lint format clean
+.DEFAULT_GOAL := help
+
+help: ## show this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '%-14s %s\n' "$$name" "$$text"; done
+
+install: $(STAMP) ## make .venv and install attnorm with everything the commands and tests need
+
+demo: $(STAMP) ## compare BatchNorm, SE and Attentive Normalization on handwritten digits (under 3 minutes)
+	@$(BIN)/attnorm compare --config $(DEMO_CONFIG)
+
+test: $(STAMP) ## run the test suite
+	@$(BIN)/python -m pytest -n 2 -m 'not slow' $(PYTEST_ARGS)
+
+test-all: $(STAMP) ## run the test suite with the longer forms of its tests
+	@$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+
+lint: $(STAMP) ## check formatting, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+format: $(STAMP) ## apply the formatter and the linter's safe fixes
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## remove .venv, builds and caches; results in runs/ stay
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis src/*.egg-info
+	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamp is touched last, so an interrupted installation is taken up again by the next make.
+$(STAMP): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null 2>&1 || { \
+	  echo "attnorm needs Python 3.11 or later, and '$(PYTHON)' was not found. Install it, or name yours: make PYTHON=/path/to/python" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "attnorm needs Python 3.11 or later, but '$(PYTHON)' is $$($(PYTHON) --version 2>&1). Name a newer one: make PYTHON=python3.12" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	  echo "$(PYTHON) cannot make a virtual environment. On Debian or Ubuntu: apt install python3-venv, then make again" >&2; exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip --upgrade >/dev/null
+	@echo "Installing into $(VENV) (PyTorch is a download of several GB with its CUDA libraries) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAIN) uv || \
+	  echo "uv is not available; going on with pip, which takes longer"
+	@{ test -x $(BIN)/uv && $(BIN)/uv pip install --python $(BIN)/python $(CONSTRAIN) --editable '.[train]' --group dev; } || { \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1' && \
+	  $(BIN)/python -m pip install --disable-pip-version-check $(CONSTRAIN) --editable '.[train]' --group dev; }
+	@touch $@

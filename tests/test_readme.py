@@ -1,0 +1,39 @@
+"""The README's example runs as printed, and the commands it names exist."""
+
+import re
+from pathlib import Path
+
+import attnorm
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PYTHON_BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_python_examples_run_as_printed_and_train_attentive_layers():
+    """Afterwards the mixture's components have received distinct gradients: it is AN that was trained."""
+    assert PYTHON_BLOCKS
+    scope: dict = {"__name__": "__main__"}
+    for block in PYTHON_BLOCKS:
+        exec(compile(block, "README.md", "exec"), scope)
+    layers = [module for module in scope["model"].modules() if isinstance(module, attnorm.AttentiveBatchNorm2d)]
+    assert layers
+    gradients = [layer.weight.grad for layer in layers]
+    assert all(g is not None and g.shape[0] > 1 for g in gradients)
+    assert all((g[0] - g[1]).abs().max() > 0 for g in gradients)
+
+
+def test_make_targets_named_in_the_docs_exist():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", makefile, flags=re.MULTILINE))
+    for page in ("README.md", "CONTRIBUTING.md"):
+        named = re.findall(
+            r"(?:^ {4}|`)(?:[A-Z_]+=\w+ )*make ([a-z-]+)", (ROOT / page).read_text("utf-8"), re.MULTILINE
+        )
+        assert named, page
+        assert set(named) <= targets, page
+
+
+def test_relative_links_lead_somewhere():
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
+        assert (ROOT / link).exists(), link
