@@ -1,0 +1,43 @@
+"""What a run reads: built-in sets, folders and archives of images, and the loader that makes batches of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from attnorm.data.config import BUILTIN, DataConfig, ImageData
+from attnorm.data.loader import make_loader
+from attnorm.errors import ConfigError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+__all__ = ["DataConfig", "ImageData", "eval_transform", "load_data", "make_loader"]
+
+
+def load_data(config: DataConfig, parts: Sequence[str] = ("train", "val")) -> ImageData:
+    """Find, check and (for the built-in sets) read the data.
+
+    Args:
+        config: what to read.
+        parts: "train", "val" or both; the other is None in the result.
+
+    Raises:
+        ConfigError: the settings cannot be followed.
+        DataError: the data are missing, empty or damaged.
+    """
+    if config.dataset in BUILTIN:
+        from attnorm.data.builtin import load_builtin
+
+        return load_builtin(config, parts)
+    raise ConfigError(f"dataset {config.dataset} is not readable")
+
+
+def eval_transform(
+    image_size: int, crop_pct: float = 0.875, interpolation: str = "bilinear", in_chans: int = 3
+) -> Callable[[Image], Tensor]:
+    """What the evaluation part does to an image; see `attnorm.data.images.eval_transform`."""
+    from attnorm.data.images import eval_transform as make
+
+    return make(image_size, crop_pct, interpolation, in_chans)

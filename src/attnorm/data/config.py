@@ -1,0 +1,124 @@
+"""What a run reads: the settings (`DataConfig`) and what comes of them (`ImageData`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from attnorm.errors import ConfigError
+
+BUILTIN = ("digits", "fashion_mnist", "cifar10", "cifar100")
+READERS = ("tar", "hfds", "hfids", "wds", "tfds")
+AUGMENT = ("default", "none", "flip", "crop_flip", "rrc_flip")
+INTERPOLATION = ("nearest", "bilinear", "bicubic")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where the images come from and how they are cut.
+
+    Attributes:
+        dataset: digits (comes with scikit-learn), fashion_mnist, cifar10, cifar100, folder (one folder per class),
+            or a name for one of timm's readers: "tar:", "hfds:NAME", "hfids:NAME", "wds:NAME", "tfds:NAME".
+        data_dir: the folder that holds the data; not needed for digits, hfds and tfds.
+        train_split: the part to train on. For the built-in sets "train"; else a folder's or a reader's split name.
+        val_split: the part to evaluate on. None: the set's own ("test" for the built-in sets; the first of val,
+            validation, test that is there for a folder). For the built-in sets also "val": a tenth of the training
+            part, the same number of each class, which is then left out of training.
+        image_size: side of the square images in pixels. None: the set's own (digits 8, fashion_mnist 28, cifar 32,
+            everything else 224).
+        augment: none, flip (left-right, half of the images), crop_flip (4 pixels of black added on each side, a random
+            crop of the old size, flip), rrc_flip (a random part of 8 to 100 % of the area and of aspect ratio 3/4 to
+            4/3, resized; flip). "default": none for digits, flip for fashion_mnist, crop_flip for cifar, else rrc_flip.
+        interpolation: nearest, bilinear or bicubic, wherever an image is resized (always with anti-aliasing).
+        crop_pct: evaluation of files: the shorter side becomes round(image_size / crop_pct), of which the central
+            square is taken. The built-in sets are not cut.
+        max_bad_images: so many unreadable images are named and skipped (per part and process); one more stops the run.
+    """
+
+    dataset: str = "digits"
+    data_dir: str | None = None
+    train_split: str = "train"
+    val_split: str | None = None
+    image_size: int | None = None
+    augment: str = "default"
+    interpolation: str = "bilinear"
+    crop_pct: float = 0.875
+    max_bad_images: int = 10
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant.
+
+        Raises:
+            ConfigError: for an unknown name or a number out of range.
+        """
+        if self.dataset not in (*BUILTIN, "folder") and self.reader is None:
+            known = ", ".join((*BUILTIN, "folder", *(f"{r}:" for r in READERS)))
+            raise ConfigError(f"dataset must be one of {known}; got {self.dataset!r}")
+        if self.augment not in AUGMENT:
+            raise ConfigError(f"augment must be one of {', '.join(AUGMENT)}; got {self.augment!r}")
+        if self.interpolation not in INTERPOLATION:
+            raise ConfigError(f"interpolation must be one of {', '.join(INTERPOLATION)}; got {self.interpolation!r}")
+        if not 0 < self.crop_pct <= 1:
+            raise ConfigError(f"crop_pct must be above 0 and at most 1; got {self.crop_pct}")
+        if self.image_size is not None and self.image_size < 1:
+            raise ConfigError(f"image_size must be at least 1 pixel; got {self.image_size}")
+        if self.max_bad_images < 0:
+            raise ConfigError(f"max_bad_images must be at least 0; got {self.max_bad_images}")
+
+    @property
+    def reader(self) -> tuple[str, str] | None:
+        """The timm reader's kind and the rest of the name, ("hfds", "cifar10") for "hfds:cifar10"; None for others."""
+        kind, colon, name = self.dataset.partition(":")
+        return (kind, name) if colon and kind in READERS else None
+
+
+class BatchDataset(Protocol):
+    """A data set that is read by the batch: what `make_loader` takes.
+
+    A key is a plain index (the image as evaluation sees it) or a `SampleKey` (augmented as its seed and epoch say).
+    """
+
+    def __len__(self) -> int:
+        """The number of images."""
+        ...
+
+    def __getitem__(self, key: int) -> tuple[Tensor, int]:
+        """One image, uint8 (C, H, W), and its label."""
+        ...
+
+    def __getitems__(self, keys: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Images, uint8 (B, C, H, W), and labels, int64 (B,)."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageData:
+    """Images with labels, checked and ready for `make_loader`.
+
+    Attributes:
+        name: the data set's name as it was asked for.
+        train: the training part (None when not asked for).
+        val: the evaluation part (None when not asked for).
+        classes: class names; a label is a position in it.
+        in_chans: 1 or 3.
+        image_size: side of the square images, pixels.
+        mean: per channel, on the scale 0 to 1; of the training part as published (ImageNet's for files).
+        std: likewise.
+        crop_pct: what `eval_transform` must be given to treat a file as the evaluation part was treated.
+        interpolation: likewise.
+    """
+
+    name: str
+    train: BatchDataset | None
+    val: BatchDataset | None
+    classes: tuple[str, ...]
+    in_chans: int
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    crop_pct: float
+    interpolation: str

@@ -1,0 +1,173 @@
+"""Batches from a data set, in an order that can be resumed in mid-epoch."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, distributed
+from torch.utils.data import IterableDataset, Sampler
+
+from attnorm.data.augment import SampleKey, epoch_order
+from attnorm.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from torchdata.stateful_dataloader import StatefulDataLoader
+
+    from attnorm.data.config import BatchDataset
+
+
+class TrainSampler(Sampler[SampleKey]):
+    """A new permutation in every epoch, dealt out to the processes, with the augmentation's key beside each index.
+
+    The order is a function of (seed, epoch). With several processes each takes every world_size-th sample, and the
+    count % world_size samples at the end of the permutation are left out of that epoch, so that all processes do the
+    same number of steps.
+
+    Args:
+        count: the number of samples in the data set.
+        seed: at least 0.
+        rank: this process.
+        world_size: the number of processes.
+    """
+
+    def __init__(self, count: int, *, seed: int, rank: int = 0, world_size: int = 1) -> None:
+        if seed < 0:
+            raise ConfigError(f"seed must be at least 0; got {seed}")
+        self.count, self.seed, self.rank, self.world_size = count, seed, rank, world_size
+        self.epoch: int | None = None
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch the next iteration is; Lightning does so by itself. Without it, epoch 0 is repeated."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.count // self.world_size
+
+    def __iter__(self) -> Iterator[SampleKey]:
+        return _TrainOrder(self)
+
+
+class _TrainOrder(Iterator[SampleKey]):
+    """One epoch's samples; its state is (epoch, position)."""
+
+    def __init__(self, sampler: TrainSampler) -> None:
+        self.sampler = sampler
+        self._start(sampler.epoch or 0, 0)
+
+    def _start(self, epoch: int, position: int) -> None:
+        s = self.sampler
+        order = epoch_order(s.count, s.seed, epoch)[: len(s) * s.world_size]
+        self.order: list[int] = order[s.rank :: s.world_size].tolist()
+        self.epoch, self.position = epoch, position
+
+    def __next__(self) -> SampleKey:
+        if self.position >= len(self.order):
+            raise StopIteration
+        self.position += 1
+        return SampleKey(self.order[self.position - 1], self.epoch, self.sampler.seed)
+
+    def _identity(self) -> dict[str, int]:
+        s = self.sampler
+        return {"count": s.count, "seed": s.seed, "world_size": s.world_size}
+
+    def state_dict(self) -> dict[str, int]:
+        return {"epoch": self.epoch, "position": self.position, **self._identity()}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on where `state` was taken; start anew when set_epoch has meanwhile named another epoch.
+
+        The latter is what a checkpoint written after an epoch's last batch needs: its loader has nothing left.
+
+        Raises:
+            DataError: the state was taken with other data, another seed or another number of processes.
+        """
+        for name, here in self._identity().items():
+            if state[name] != here:
+                raise DataError(
+                    f"a run can only be resumed in mid-epoch with the same {name}: the checkpoint has {state[name]}, "
+                    f"this run {here}; use the same settings, or resume from a checkpoint at an epoch's end"
+                )
+        if self.sampler.epoch in (None, state["epoch"]):
+            self._start(state["epoch"], state["position"])
+
+
+class EvalSampler(Sampler[int]):
+    """Every sample once, in order; with several processes each takes every world_size-th, none twice."""
+
+    def __init__(self, count: int, *, rank: int = 0, world_size: int = 1) -> None:
+        self.indices = range(rank, count, world_size)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.indices)
+
+
+def make_loader(
+    dataset: BatchDataset | IterableDataset[Any],
+    *,
+    batch_size: int,
+    train: bool,
+    seed: int = 0,
+    workers: int = 0,
+    drop_last: bool | None = None,
+) -> StatefulDataLoader[tuple[Tensor, Tensor]]:
+    """Batches of (images uint8 (B, C, H, W), labels int64 (B,)).
+
+    With torch.distributed initialised, each process gets its own part: in training all the same number of batches, in
+    evaluation every sample exactly once over all processes (so the last batches may differ in size and number).
+    Lightning must be told `use_distributed_sampler=False`. Its `set_epoch` is called on `loader.sampler`.
+
+    Args:
+        dataset: a part of an `ImageData`.
+        batch_size: images per batch and process.
+        train: shuffled and augmented by (seed, epoch), else in order and plain.
+        seed: of order and augmentation, at least 0; unused in evaluation.
+        workers: processes that read; 0 reads in this one, which is best for the sets that are held in memory.
+        drop_last: leave out an incomplete last batch. None: in training only.
+
+    Raises:
+        ConfigError: batch_size, workers or seed are out of range, or no batch can be filled.
+    """
+    from torchdata.stateful_dataloader import StatefulDataLoader
+
+    if batch_size < 1 or workers < 0:
+        raise ConfigError(f"batch_size must be at least 1 and workers at least 0; got {batch_size} and {workers}")
+    drop_last = train if drop_last is None else drop_last
+    sampler = None if isinstance(dataset, IterableDataset) else _sampler(dataset, train, seed)
+    if sampler is not None and drop_last and len(sampler) < batch_size:
+        raise ConfigError(
+            f"batch_size must be at most {len(sampler)}, the number of images per process, when an incomplete batch is "
+            f"left out; got {batch_size}"
+        )
+    with warnings.catch_warnings():
+        # torchdata 0.11 calls it at every construction; nothing that a user could act on
+        warnings.filterwarnings("ignore", "'set_vital' is deprecated", UserWarning)
+        return StatefulDataLoader(
+            dataset,  # pyright: ignore[reportArgumentType]  # a protocol, where torch asks for its base class
+            batch_size=batch_size,
+            sampler=sampler,
+            num_workers=workers,
+            collate_fn=_as_it_is if sampler is not None else None,  # pyright: ignore[reportArgumentType]
+            pin_memory=torch.cuda.is_available(),
+            drop_last=drop_last,
+            persistent_workers=workers > 0,
+        )
+
+
+def _sampler(dataset: BatchDataset, train: bool, seed: int) -> TrainSampler | EvalSampler:
+    rank, world_size = 0, 1
+    if distributed.is_available() and distributed.is_initialized():
+        rank, world_size = distributed.get_rank(), distributed.get_world_size()
+    if train:
+        return TrainSampler(len(dataset), seed=seed, rank=rank, world_size=world_size)
+    return EvalSampler(len(dataset), rank=rank, world_size=world_size)
+
+
+def _as_it_is(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """The data sets make whole batches themselves."""
+    return batch
