@@ -1,0 +1,53 @@
+"""Training: one configuration in, weights and a record out.
+
+Names are loaded when they are used: the configuration alone needs neither torch nor Lightning.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from attnorm.training.checkpoint import CheckpointMeta, load_checkpoint, save_checkpoint
+    from attnorm.training.config import Recipe, TrainConfig, check_recipe, resume_differences
+    from attnorm.training.evaluate import evaluate
+    from attnorm.training.loop import fit
+    from attnorm.training.record import RunRecord
+    from attnorm.training.schedule import learning_rate
+
+_HOMES = {
+    "CheckpointMeta": "checkpoint",
+    "load_checkpoint": "checkpoint",
+    "save_checkpoint": "checkpoint",
+    "Recipe": "config",
+    "TrainConfig": "config",
+    "check_recipe": "config",
+    "resume_differences": "config",
+    "evaluate": "evaluate",
+    "fit": "loop",
+    "RunRecord": "record",
+    "learning_rate": "schedule",
+}
+
+__all__ = [
+    "CheckpointMeta",
+    "Recipe",
+    "RunRecord",
+    "TrainConfig",
+    "check_recipe",
+    "evaluate",
+    "fit",
+    "learning_rate",
+    "load_checkpoint",
+    "resume_differences",
+    "save_checkpoint",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # `evaluate` is a function in a module of its name: importing that module puts the module here, so the function
+    # is put in its place.
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value

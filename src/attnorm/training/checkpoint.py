@@ -1,0 +1,145 @@
+"""Weights in safetensors with what is needed to use them: which network, which classes, which preprocessing."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from attnorm.errors import CheckpointError, ConfigError
+from attnorm.files import replacing
+
+FORMAT_VERSION = 1
+KEY = "attnorm"  # the one entry in the file's header; its value is JSON
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointMeta:
+    """What stands in the header of a weights file.
+
+    Attributes:
+        model: name of the network.
+        num_classes: classes of the network.
+        in_chans: image channels.
+        classes: their names, in the order of the network's outputs.
+        dataset: name of the data set it was trained on.
+        image_size: side of the square images, in pixels.
+        mean: channel means for pixels from 0 to 1; likewise std.
+        crop_pct: part of the image that the evaluation's crop keeps; see DataConfig.
+        interpolation: how the evaluation resizes.
+        epoch: epochs done.
+        metrics: top1, top5 and val_loss on the evaluation part.
+        attnorm_version: version that wrote the file.
+        format_version: of this header.
+    """
+
+    model: str
+    num_classes: int
+    in_chans: int
+    classes: tuple[str, ...]
+    dataset: str
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    crop_pct: float
+    interpolation: str
+    epoch: int = 0
+    metrics: dict[str, float] | None = None
+    attnorm_version: str = "unknown"
+    format_version: int = FORMAT_VERSION
+
+
+def save_checkpoint(path: str | Path, model: nn.Module, meta: CheckpointMeta) -> None:
+    """Writes the weights of `model` with `meta` in the header: complete or not at all."""
+    from safetensors.torch import save_file
+
+    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    with replacing(path) as temporary:
+        save_file(weights, temporary, metadata={"format": "pt", KEY: json.dumps(asdict(meta))})
+
+
+def load_checkpoint(path: str | Path) -> tuple[nn.Module, CheckpointMeta]:
+    """Builds the network that a weights file names and loads its weights, on the CPU, in evaluation mode.
+
+    Args:
+        path: a .safetensors file of `save_checkpoint`.
+
+    Returns:
+        The network and the file's header.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, of another program, or does not fit the network it names.
+    """
+    weights, header = _read(Path(path))
+    meta = _parse(Path(path), header)
+    from attnorm.models import create_model
+
+    try:
+        model = create_model(meta.model, num_classes=meta.num_classes, in_chans=meta.in_chans)
+    except ConfigError as error:
+        raise CheckpointError(f"{path} names a network that cannot be built: {error}") from None
+    load_weights(model, weights, f"{path} ({meta.model})")
+    return model.eval(), meta
+
+
+def load_weights(model: nn.Module, weights: dict[str, Tensor], name: str) -> None:
+    """Loads weights that must fit exactly.
+
+    Args:
+        model: takes the weights.
+        weights: its state dict, by name.
+        name: what the weights are called in the message.
+
+    Raises:
+        CheckpointError: counts the entries that are missing, too many or of another shape, with an example of each.
+    """
+    own = model.state_dict()
+    problems = {
+        "missing": [key for key in own if key not in weights],
+        "unexpected": [key for key in weights if key not in own],
+        "of another shape": [
+            f"{key} {tuple(weights[key].shape)} for {tuple(own[key].shape)}"
+            for key in own
+            if key in weights and weights[key].shape != own[key].shape
+        ],
+    }
+    found = [f"{len(keys)} {what} (first: {keys[0]})" for what, keys in problems.items() if keys]
+    if found:
+        raise CheckpointError(
+            f"{name} does not fit the network: {', '.join(found)}; it belongs to another architecture"
+        )
+    model.load_state_dict(weights)
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise CheckpointError(f"a checkpoint must be a .safetensors file, and there is no file {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{path} must be a whole .safetensors file, but it cannot be read ({error}); "
+            "it is damaged, cut short or of another format: copy it again or train anew"
+        ) from None
+
+
+def _parse(path: Path, header: dict[str, str]) -> CheckpointMeta:
+    if KEY not in header:
+        raise CheckpointError(
+            f"{path} has no attnorm header, so its network is not known; use a file that `attnorm train` wrote"
+        )
+    try:
+        content: dict[str, Any] = json.loads(header[KEY])
+        if content["format_version"] > FORMAT_VERSION:
+            raise CheckpointError(
+                f"{path} has header version {content['format_version']}, this attnorm reads {FORMAT_VERSION}; update it"
+            )
+        for name in ("classes", "mean", "std"):
+            content[name] = tuple(content[name])
+        return CheckpointMeta(**content)
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"the attnorm header of {path} is damaged: {error}") from None

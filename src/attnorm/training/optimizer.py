@@ -1,0 +1,31 @@
+"""The optimizer of a recipe."""
+
+import torch
+from torch import nn
+
+from attnorm.errors import ConfigError
+from attnorm.layers import weight_decay_groups
+from attnorm.training.config import Recipe
+
+
+def create_optimizer(model: nn.Module, recipe: Recipe, lr: float) -> torch.optim.Optimizer:
+    """Makes the optimizer that the recipe names, for the parameters of `model`.
+
+    Args:
+        model: the network to train.
+        recipe: gives opt, momentum, nesterov, weight_decay and decay_norm.
+        lr: the peak learning rate.
+
+    Raises:
+        ConfigError: no such optimizer.
+    """
+    groups = weight_decay_groups(model, recipe.weight_decay, policy=recipe.decay_norm)
+    if recipe.opt == "sgd":
+        # Not timm's "sgd", which switches Nesterov's momentum on: the paper's recipes have it off.
+        return torch.optim.SGD(groups, lr=lr, momentum=recipe.momentum, nesterov=recipe.nesterov)
+    from timm.optim import create_optimizer_v2, list_optimizers
+
+    if recipe.opt.lower() not in list_optimizers():
+        near = ", ".join(list_optimizers(filter=f"*{recipe.opt[:4].lower()}*")[:6]) or "adamw, lamb, rmsproptf"
+        raise ConfigError(f'opt must be "sgd" or an optimizer of timm, got "{recipe.opt}"; for example {near}')
+    return create_optimizer_v2(groups, recipe.opt, lr=lr, weight_decay=recipe.weight_decay, momentum=recipe.momentum)

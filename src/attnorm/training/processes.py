@@ -1,0 +1,89 @@
+"""One process or several: what torchrun says in the environment, and the process group that Lightning then uses."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from attnorm.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Place of this process among those that torchrun started; one process alone is the ordinary case."""
+
+    rank: int = 0
+    count: int = 1
+    local_rank: int = 0
+    local_count: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """The first process is the one that writes and prints."""
+        return self.rank == 0
+
+    @classmethod
+    def from_environment(cls) -> "Processes":
+        """Reads RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE, as torchrun sets them."""
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+        if "WORLD_SIZE" not in os.environ or "LOCAL_RANK" not in os.environ:
+            return cls()
+        try:
+            return cls(*(int(os.environ[name]) for name in names))
+        except (KeyError, ValueError) as error:
+            raise ConfigError(f"{', '.join(names)} must be integers as torchrun sets them, got {error}") from None
+
+
+def choose_device(name: str, processes: Processes) -> torch.device:
+    """The device for "auto", "cpu" or "cuda"; each process of a machine has its own CUDA device.
+
+    Raises:
+        ConfigError: CUDA was asked for and is not there, or there are fewer devices than processes.
+    """
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ConfigError('device "cuda" needs a CUDA device that torch can use, and there is none; use device "cpu"')
+    if torch.cuda.device_count() < processes.local_count:
+        raise ConfigError(
+            f"{processes.local_count} processes on this machine need as many CUDA devices, "
+            f"there are {torch.cuda.device_count()}; start fewer processes"
+        )
+    return torch.device("cuda", processes.local_rank)
+
+
+@contextmanager
+def process_group(processes: Processes, device: torch.device) -> Iterator[None]:
+    """Joins the process group for the length of a run; does nothing for one process alone."""
+    if processes.count == 1 or dist.is_initialized():
+        yield
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=timedelta(minutes=30))
+    try:
+        yield
+    finally:
+        # Lightning ends the group that it finds; after an error before or within its run this one may still be there.
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def sum_over_processes(values: list[float], device: torch.device) -> list[float]:
+    """Sums numbers over all processes, in float64."""
+    if not dist.is_initialized():
+        return values
+    total = torch.tensor(values, dtype=torch.float64, device=device)
+    dist.all_reduce(total)
+    return total.tolist()
+
+
+def wait_for_all() -> None:
+    """Waits until every process is here."""
+    if dist.is_initialized():
+        dist.barrier()

@@ -1,0 +1,82 @@
+"""What a person sees of a run: a bar on a terminal, one plain line per epoch elsewhere."""
+
+import sys
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+Row = dict[str, Any]
+
+
+def epoch_line(row: Row, epochs: int) -> str:
+    """One line for one epoch's numbers."""
+    val_loss = "inf" if row["val_loss"] is None else f"{row['val_loss']:.4f}"
+    return (
+        f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}  train loss {row['train_loss']:.4f}  val loss {val_loss}  "
+        f"top-1 {row['top1']:.2f}  top-5 {row['top5']:.2f}  {row['seconds']:.1f} s  "
+        f"{row['images_per_second']:.0f} images/s"
+    )
+
+
+class PlainLines(Callback):
+    """Prints one line per epoch on stderr."""
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+
+    def show(self, row: Row) -> None:
+        """Prints an epoch's line."""
+        print(epoch_line(row, self.epochs), file=sys.stderr, flush=True)
+
+
+class Bar(Callback):
+    """A bar over the batches of the whole run on stderr, with the epochs' lines above it."""
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+        self._console = Console(stderr=True)
+        columns = (
+            TextColumn("{task.description}"), BarColumn(bar_width=None), MofNCompleteColumn(), TimeRemainingColumn()
+        )  # fmt: skip
+        self._bar = Progress(*columns, console=self._console, transient=True, refresh_per_second=4)
+        self._task = self._bar.add_task("", total=None)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Shows the bar, at the place where the run goes on."""
+        total = self.epochs * int(trainer.num_training_batches)
+        done = trainer.current_epoch * int(trainer.num_training_batches)
+        self._bar.update(self._task, total=total, completed=done)
+        self._bar.start()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        """Moves the bar."""
+        batch_idx = args[-1]
+        self._bar.update(
+            self._task,
+            description=f"epoch {trainer.current_epoch + 1}/{self.epochs}",
+            completed=trainer.current_epoch * int(trainer.num_training_batches) + batch_idx + 1,
+        )
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Takes the bar away."""
+        self._bar.stop()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Takes the bar away, so that the error's line stands alone."""
+        self._bar.stop()
+
+    def show(self, row: Row) -> None:
+        """Prints an epoch's line above the bar."""
+        self._console.print(epoch_line(row, self.epochs), highlight=False, soft_wrap=True)
+
+
+def make_progress(kind: str, epochs: int) -> PlainLines | Bar | None:
+    """The callback for "auto", "bar", "plain" or "none"; None shows nothing."""
+    if kind == "none":
+        return None
+    if kind == "auto":
+        kind = "bar" if sys.stderr.isatty() else "plain"
+    return Bar(epochs) if kind == "bar" else PlainLines(epochs)

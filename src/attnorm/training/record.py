@@ -1,0 +1,102 @@
+"""What a run leaves behind beside its weights: numbers per epoch, and enough to know what made them."""
+
+import platform
+import subprocess
+from dataclasses import asdict, dataclass, field, fields
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from attnorm import __version__
+from attnorm.files import write_json_atomic
+
+PACKAGES = ("torch", "torchvision", "timm", "lightning", "torchdata", "numpy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """A finished run. `top1` and `top5` are percentages on the evaluation part.
+
+    Attributes:
+        config: the resolved configuration, every field of TrainConfig.
+        data: what the data set said: name, classes, in_chans, image_size, mean, std, images to train and to evaluate.
+        history: one entry per epoch: epoch (from 1), step, lr, train_loss, val_loss, top1, top5, seconds (training
+            only), val_seconds, images_per_second.
+        top1: of the last epoch; likewise top5 and val_loss.
+        best_top1: of the best epoch on the evaluation part (which flatters: the part was used to choose).
+        params: trainable parameters.
+        seconds_per_epoch: median over the epochs, training only.
+        images_per_second: median over the epochs, training only.
+    """
+
+    model: str
+    seed: int
+    config: dict[str, Any]
+    data: dict[str, Any]
+    history: list[dict[str, Any]]
+    top1: float
+    top5: float
+    val_loss: float
+    best_top1: float
+    best_epoch: int
+    params: int
+    seconds_per_epoch: float
+    images_per_second: float
+    processes: int
+    versions: dict[str, str] = field(default_factory=dict[str, str])
+    git: dict[str, Any] = field(default_factory=dict[str, Any])
+    environment: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    def save(self, path: str | Path) -> None:
+        """Writes the record as JSON: complete or not at all."""
+        write_json_atomic(path, asdict(self))
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> "RunRecord":
+        """The record that `save` wrote; keys of a later version are left out."""
+        names = {item.name for item in fields(cls)}
+        return cls(**{key: value for key, value in content.items() if key in names})
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, this package and the packages that a result may depend on."""
+    found = {"python": platform.python_version(), "attnorm": __version__}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def git_state() -> dict[str, Any]:
+    """Commit of the source tree that the package runs from, and whether tracked files differ from it."""
+    folder = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        # An installed copy may lie inside somebody else's repository (a .venv in it): only a tracked file counts.
+        git("ls-files", "--error-unmatch", str(Path(__file__).name))
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "-uno"))}
+    except (OSError, subprocess.SubprocessError):
+        return {"commit": None, "dirty": None}
+
+
+def environment(device: Any) -> dict[str, Any]:
+    """The machine as far as it bears on results and times.
+
+    Args:
+        device: the torch device of the run.
+    """
+    import torch
+
+    return {
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "cuda": torch.version.cuda if device.type == "cuda" else None,
+        "threads": torch.get_num_threads(),
+    }

@@ -1,0 +1,38 @@
+"""The learning rate of the paper's recipes: a linear warm-up and half a cosine, both per iteration."""
+
+import math
+
+
+def learning_rate(
+    epoch: int,
+    iteration: int,
+    iterations: int,
+    *,
+    lr: float,
+    epochs: int,
+    warmup_epochs: float = 0,
+    min_lr: float = 0.0,
+) -> float:
+    """Learning rate of one iteration.
+
+    With the progress p = epoch + (iteration + 1) / iterations and W = warmup_epochs:
+
+        p <= W:  lr * p / W
+        else:    min_lr + (lr - min_lr) * (1 + cos(pi * (p - W) / (epochs - W))) / 2
+
+    so the first iteration already has a rate above 0 and the last one has exactly `min_lr`.
+
+    Args:
+        epoch: the running epoch, from 0.
+        iteration: the running iteration within it, from 0.
+        iterations: iterations per epoch.
+        lr: the peak rate, reached at the end of the warm-up.
+        epochs: length of the whole run.
+        warmup_epochs: length of the warm-up, less than `epochs`; a fraction is allowed.
+        min_lr: the rate at the end.
+    """
+    progress = epoch + (iteration + 1) / iterations
+    if progress <= warmup_epochs:
+        return lr * progress / warmup_epochs
+    phase = (progress - warmup_epochs) / (epochs - warmup_epochs)
+    return min_lr + (lr - min_lr) * 0.5 * (1 + math.cos(math.pi * phase))
