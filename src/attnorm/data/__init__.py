@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from attnorm.data.config import BUILTIN, DataConfig, ImageData
 from attnorm.data.loader import make_loader
-from attnorm.errors import ConfigError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -16,12 +15,16 @@ if TYPE_CHECKING:
 __all__ = ["DataConfig", "ImageData", "eval_transform", "load_data", "make_loader"]
 
 
-def load_data(config: DataConfig, parts: Sequence[str] = ("train", "val")) -> ImageData:
+def load_data(
+    config: DataConfig, parts: Sequence[str] = ("train", "val"), classes: Sequence[str] | None = None
+) -> ImageData:
     """Find, check and (for the built-in sets) read the data.
 
     Args:
         config: what to read.
         parts: "train", "val" or both; the other is None in the result.
+        classes: the class names that labels count in, such as those of a checkpoint. None: those of the training part
+            (of the evaluation part, where there is no other).
 
     Raises:
         ConfigError: the settings cannot be followed.
@@ -30,8 +33,14 @@ def load_data(config: DataConfig, parts: Sequence[str] = ("train", "val")) -> Im
     if config.dataset in BUILTIN:
         from attnorm.data.builtin import load_builtin
 
-        return load_builtin(config, parts)
-    raise ConfigError(f"dataset {config.dataset} is not readable")
+        return load_builtin(config, parts, classes)
+    if config.reader is not None:
+        from attnorm.data.readers import load_reader
+
+        return load_reader(config, parts, classes)
+    from attnorm.data.folder import load_folder
+
+    return load_folder(config, parts, classes)
 
 
 def eval_transform(

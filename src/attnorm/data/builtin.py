@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from attnorm.data.arrays import ArrayDataset, check_labels
-from attnorm.data.config import DataConfig, ImageData
+from attnorm.data.cifar import has_val_folder, read_cifar
+from attnorm.data.config import DataConfig, ImageData, data_root, shortened
+from attnorm.data.idx import read_fashion_mnist
 from attnorm.errors import ConfigError, DataError
 
 SPLIT_SEED = 20240601  # of the digits' test part and of the held-out "val" part of every built-in set
@@ -31,6 +32,16 @@ class BuiltIn:
     std: tuple[float, ...]
 
 
+_CIFAR100 = """
+apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can
+castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin
+elephant flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster
+man maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck
+pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk
+skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger
+tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm
+"""
+
 SETS = {
     "digits": BuiltIn(
         classes=tuple("0123456789"), in_chans=1, image_size=8, augment="none", mean=(0.3060,), std=(0.3766,)
@@ -40,6 +51,16 @@ SETS = {
             "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"
         ),
         in_chans=1, image_size=28, augment="flip", mean=(0.2860,), std=(0.3530,),
+    ),
+    "cifar10": BuiltIn(
+        classes=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+        in_chans=3, image_size=32, augment="crop_flip",
+        mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616),
+    ),
+    "cifar100": BuiltIn(
+        classes=tuple(_CIFAR100.split()),
+        in_chans=3, image_size=32, augment="crop_flip",
+        mean=(0.5071, 0.4865, 0.4409), std=(0.2673, 0.2564, 0.2762),
     ),
 }  # fmt: skip
 
@@ -74,20 +95,31 @@ def _digits(part: str) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(images[index]), torch.from_numpy(labels[index].astype(np.int64))
 
 
-def _read(name: str, data_dir: str | None, part: str, config: DataConfig) -> tuple[Tensor, Tensor]:
+def _read(config: DataConfig, split: str) -> tuple[Tensor, Tensor]:
+    """Read one of the set's own parts: images, uint8 (N, C, H, W), and labels, int64 (N,), not yet checked."""
+    name = config.dataset
     if name == "digits":
-        return _digits(part)
-    if data_dir is None:
-        raise ConfigError(f"data_dir must name the folder that holds {name}; none was given")
-    root = Path(data_dir)
-    if not root.exists():
-        raise DataError(f"data_dir must name the folder that holds {name}; {root} does not exist")
-    from attnorm.data.idx import read_fashion_mnist
-
-    return read_fashion_mnist(root, part)
+        return _digits(split)
+    root = data_root(config)
+    if name == "fashion_mnist":
+        return read_fashion_mnist(root, split)
+    return read_cifar(root, config, SETS[name].classes, split)
 
 
-def load_builtin(config: DataConfig, parts: Sequence[str]) -> ImageData:
+def _read_part(config: DataConfig, part: str, split: str, val_split: str) -> tuple[Tensor, Tensor]:
+    """Read "train" or "val"; with val_split "val" a tenth of the training images moves from the one to the other."""
+    name, num_classes = config.dataset, len(SETS[config.dataset].classes)
+    own_val = name.startswith("cifar") and has_val_folder(data_root(config))
+    images, labels = _read(config, split if split != "val" or own_val else "train")
+    check_labels(labels, num_classes, f"{name} {split}")
+    if val_split == "val" and not own_val:
+        kept, held_out = stratified_split(labels.numpy(), round(len(labels) * (1 - HELD_OUT)), SPLIT_SEED)
+        index = torch.from_numpy(held_out if part == "val" else kept)
+        images, labels = images[index], labels[index]
+    return images, labels
+
+
+def load_builtin(config: DataConfig, parts: Sequence[str], classes: Sequence[str] | None = None) -> ImageData:
     """Read a built-in set into memory; see `load_data`."""
     name, known = config.dataset, SETS[config.dataset]
     val_split = config.val_split or "test"
@@ -96,26 +128,28 @@ def load_builtin(config: DataConfig, parts: Sequence[str]) -> ImageData:
             f'{name} has train_split "train" and val_split "test", "val" (a tenth of train, held out) or "train"; '
             f'got "{config.train_split}" and "{val_split}"'
         )
+    if classes is not None and tuple(classes) != known.classes:
+        raise DataError(
+            f"the classes must be those of {name}, {shortened(known.classes)}; got {shortened(classes)}: use the data "
+            "that the network was trained on"
+        )
     size = config.image_size or known.image_size
-    default = known.augment if config.augment == "default" else config.augment
-
-    def dataset(part: str, split: str, augment: str) -> ArrayDataset | None:
-        if part not in parts:
-            return None
-        images, labels = _read(name, config.data_dir, "test" if split == "test" else "train", config)
-        source = f"{name} {split}"
-        check_labels(labels, len(known.classes), source)
-        if val_split == "val":
-            kept, held_out = stratified_split(labels.numpy(), round(len(labels) * (1 - HELD_OUT)), SPLIT_SEED)
-            index = torch.from_numpy(held_out if part == "val" else kept)
-            images, labels = images[index], labels[index]
-        images = _resize(images, size, config.interpolation)
-        return ArrayDataset(images, labels, num_classes=len(known.classes), augment=augment, source=source)
-
+    augment = known.augment if config.augment == "default" else config.augment
+    datasets: dict[str, ArrayDataset] = {}
+    for part, split in (("train", "train"), ("val", val_split)):
+        if part in parts:
+            images, labels = _read_part(config, part, split, val_split)
+            datasets[part] = ArrayDataset(
+                _resize(images, size, config.interpolation),
+                labels,
+                num_classes=len(known.classes),
+                augment=augment if part == "train" else "none",
+                source=f"{name} {split}",
+            )
     return ImageData(
         name=name,
-        train=dataset("train", "train", default),
-        val=dataset("val", val_split, "none"),
+        train=datasets.get("train"),
+        val=datasets.get("val"),
         classes=known.classes,
         in_chans=known.in_chans,
         image_size=size,

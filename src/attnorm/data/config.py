@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor
 
-from attnorm.errors import ConfigError
+from attnorm.errors import ConfigError, DataError
 
 BUILTIN = ("digits", "fashion_mnist", "cifar10", "cifar100")
-READERS = ("tar", "hfds", "hfids", "wds", "tfds")
+READERS = ("tar", "wds", "hfds")
+STREAMS = ("hfids", "tfds")  # timm readers without random access
 AUGMENT = ("default", "none", "flip", "crop_flip", "rrc_flip")
 INTERPOLATION = ("nearest", "bilinear", "bicubic")
 
@@ -22,8 +24,10 @@ class DataConfig:
 
     Attributes:
         dataset: digits (comes with scikit-learn), fashion_mnist, cifar10, cifar100, folder (one folder per class),
-            or a name for one of timm's readers: "tar:", "hfds:NAME", "hfids:NAME", "wds:NAME", "tfds:NAME".
-        data_dir: the folder that holds the data; not needed for digits, hfds and tfds.
+            "tar:" (train.tar, val.tar, or folders of that name with tars in them; <class>/<image> inside), "wds:"
+            (local WebDataset shards, images with .cls labels) or "hfds:NAME" (a Hugging Face data set). A path that
+            follows "tar:" or "wds:" is taken within data_dir.
+        data_dir: the folder that holds the data; not needed for digits; the cache folder for hfds.
         train_split: the part to train on. For the built-in sets "train"; else a folder's or a reader's split name.
         val_split: the part to evaluate on. None: the set's own ("test" for the built-in sets; the first of val,
             validation, test that is there for a folder). For the built-in sets also "val": a tenth of the training
@@ -55,6 +59,11 @@ class DataConfig:
         Raises:
             ConfigError: for an unknown name or a number out of range.
         """
+        if self.dataset.partition(":")[0] in STREAMS and ":" in self.dataset:
+            raise ConfigError(
+                f"dataset must allow random access, without which a run cannot be resumed exactly; {self.dataset} is "
+                "a stream: use hfds:, or export it as folders (folder), tar files (tar:) or shards (wds:)"
+            )
         if self.dataset not in (*BUILTIN, "folder") and self.reader is None:
             known = ", ".join((*BUILTIN, "folder", *(f"{r}:" for r in READERS)))
             raise ConfigError(f"dataset must be one of {known}; got {self.dataset!r}")
@@ -71,9 +80,31 @@ class DataConfig:
 
     @property
     def reader(self) -> tuple[str, str] | None:
-        """The timm reader's kind and the rest of the name, ("hfds", "cifar10") for "hfds:cifar10"; None for others."""
+        """The reader's kind and the rest of the name, ("hfds", "cifar10") for "hfds:cifar10"; None without a reader."""
         kind, colon, name = self.dataset.partition(":")
         return (kind, name) if colon and kind in READERS else None
+
+
+def data_root(config: DataConfig) -> Path:
+    """The folder data_dir.
+
+    Raises:
+        ConfigError: none was given.
+        DataError: it does not exist or is empty.
+    """
+    if config.data_dir is None:
+        raise ConfigError(f"data_dir must name the folder that holds the data of {config.dataset}; none was given")
+    root = Path(config.data_dir)
+    if not root.exists():
+        raise DataError(f"data_dir must name the folder that holds the data of {config.dataset}; {root} does not exist")
+    if root.is_dir() and not any(root.iterdir()):
+        raise DataError(f"data_dir must name the folder that holds the data of {config.dataset}; {root} is empty")
+    return root
+
+
+def shortened(names: Sequence[str], count: int = 10) -> str:
+    """Names for a message: the first `count` and how many more there are."""
+    return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")
 
 
 class BatchDataset(Protocol):

@@ -1,0 +1,160 @@
+"""A data set of image files, decoded when they are asked for."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import IO
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from attnorm.data.arrays import check_labels
+from attnorm.data.augment import SampleKey, augment_batch, resized_crop_flip, sample_generator
+from attnorm.data.config import shortened
+from attnorm.data.images import RESAMPLE, eval_transform, read_image, to_tensor
+from attnorm.errors import DataError
+
+log = logging.getLogger("attnorm.data")
+
+_NAMED = 20  # so many files are named in a message
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where files come from: what a folder, a tar, shards or a timm reader give to `FileDataset`.
+
+    Attributes:
+        classes: class names, in the order of the labels.
+        labels: int64 (N,).
+        names: a name per image, for messages.
+        open: from an index to a path or an open binary file. Must not keep anything open (workers are forked).
+    """
+
+    classes: tuple[str, ...]
+    labels: Tensor
+    names: list[str]
+    open: Callable[[int], str | IO[bytes]]
+
+
+class UnreadableImagesError(DataError):
+    """More images are unreadable than `max_bad_images` allows."""
+
+    def __init__(self, message: str) -> None:
+        # A loader's worker process sends an exception back as a traceback's text, from which it is made again:
+        # keep the last line only, which is the message.
+        kind = f"{type(self).__module__}.{type(self).__name__}: "
+        super().__init__(message.strip().rsplit("\n", 1)[-1].removeprefix(kind))
+
+
+class FileDataset(Dataset[tuple[Tensor, int]]):
+    """Images that are decoded when asked for.
+
+    An unreadable image is named in a warning, once. In training (a `SampleKey` is asked for) the next readable image of
+    the same class takes its place; in evaluation (a plain index) it is left out, so that a batch can be shorter, even
+    empty. More than `max_bad_images` of them end the run.
+
+    Args:
+        source: the files.
+        augment: none, flip, crop_flip or rrc_flip: what a `SampleKey` asks for.
+        image_size: side of the result, pixels.
+        crop_pct: see `DataConfig`.
+        interpolation: see `DataConfig`.
+        max_bad_images: see `DataConfig`.
+        title: the part's name in messages.
+
+    Raises:
+        DataError: there are no images or a label is out of range.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        augment: str,
+        image_size: int,
+        crop_pct: float,
+        interpolation: str,
+        max_bad_images: int,
+        title: str,
+    ) -> None:
+        check_labels(source.labels, len(source.classes), title)
+        self.source, self.labels = source, source.labels
+        self.augment, self.image_size, self.title = augment, image_size, title
+        self.max_bad_images = max_bad_images
+        self._resample = RESAMPLE[interpolation]
+        self._transform = eval_transform(image_size, crop_pct, interpolation)
+        # Shared with the workers, so that the limit holds for all of them together.
+        self._bad = torch.zeros(len(self.labels), dtype=torch.bool).share_memory_()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, key: int | SampleKey) -> tuple[Tensor, int]:
+        images, labels = self.__getitems__([key])
+        if len(labels) == 0:
+            index = key.sample if isinstance(key, SampleKey) else key
+            raise DataError(f"{self.source.names[index]} is not a readable image")
+        return images[0], int(labels[0])
+
+    def __getitems__(self, keys: Sequence[int | SampleKey]) -> tuple[Tensor, Tensor]:
+        """A batch: images, uint8 (B, 3, size, size), and labels, int64 (B,); B < len(keys) where images are bad."""
+        images: list[Tensor] = []
+        labels: list[int] = []
+        for key in keys:
+            index = key.sample if isinstance(key, SampleKey) else key
+            image = self._read_similar(index) if isinstance(key, SampleKey) else self._read(index)
+            if image is not None:
+                images.append(self._augment(image, key) if isinstance(key, SampleKey) else self._transform(image))
+                labels.append(int(self.labels[index]))
+        if not images:
+            return torch.empty(0, 3, self.image_size, self.image_size, dtype=torch.uint8), torch.empty(0).long()
+        return torch.stack(images), torch.tensor(labels)
+
+    def bad_files(self) -> list[str]:
+        """The names of the images found unreadable so far, by this process and its workers."""
+        return [self.source.names[i] for i in self._bad.nonzero()[:, 0].tolist()]
+
+    def _augment(self, image: Image.Image, key: SampleKey) -> Tensor:
+        if self.augment == "rrc_flip":
+            return to_tensor(resized_crop_flip(image, self.image_size, self._resample, key))
+        draws = torch.from_numpy(sample_generator(key).random((1, 3)))
+        return augment_batch(self._transform(image)[None], draws, self.augment)[0]
+
+    def _read(self, index: int) -> Image.Image | None:
+        if self._bad[index]:
+            return None
+        try:
+            return read_image(self.source.open(index))
+        except (DataError, OSError) as error:
+            self._report(index, error)
+            return None
+
+    def _read_similar(self, index: int) -> Image.Image:
+        """Read the image, or the next readable one of its class (in the order of the data set, round about)."""
+        image = self._read(index)
+        if image is not None:
+            return image
+        same = (self.labels == self.labels[index]).nonzero()[:, 0]
+        start = int(torch.searchsorted(same, index))
+        for other in torch.roll(same, -start - 1)[:-1].tolist():
+            image = self._read(other)
+            if image is not None:
+                return image
+        raise UnreadableImagesError(
+            f"{self.title}: class {self.source.classes[int(self.labels[index])]} must have a readable image; none of "
+            f"its {len(same)} is, e.g. {self.source.names[index]}: mend or remove the class"
+        )
+
+    def _report(self, index: int, error: Exception) -> None:
+        self._bad[index] = True
+        log.warning("skipped %s: %s", self.source.names[index], error)
+        bad = self.bad_files()
+        if len(bad) > self.max_bad_images:
+            raise UnreadableImagesError(
+                f"{self.title}: at most {self.max_bad_images} images may be unreadable (max_bad_images); "
+                f"found {len(bad)}: {shortened(bad, _NAMED)}; mend or remove them, or raise max_bad_images"
+            )

@@ -1,0 +1,210 @@
+"""Images in tar files, WebDataset shards and Hugging Face data sets: "tar:", "wds:" and "hfds:NAME".
+
+tar and hfds are indexed by timm's readers. All three are random access: the order of an epoch, resuming and evaluation
+over several processes are as exact as for a folder. (timm reads WebDataset shards as a stream, which cannot be resumed
+in mid-epoch, and repeats or drops images when several processes evaluate; so local shards are indexed here.)
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+
+from attnorm.data.config import DataConfig, ImageData, data_root
+from attnorm.data.filedata import Source
+from attnorm.data.folder import VAL_SPLITS, assemble
+from attnorm.errors import ConfigError, DataError
+
+_WDS_IMAGES = ("jpg", "jpeg", "png", "webp")
+
+
+class MissingSplitError(DataError):
+    """The split is not there (as opposed to: it is damaged)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Extents:
+    """Files inside other files: where each begins and how long it is, all arrays (N,)."""
+
+    containers: tuple[str, ...]
+    container: np.ndarray
+    offset: np.ndarray
+    size: np.ndarray
+
+    def open(self, index: int) -> IO[bytes]:
+        with open(self.containers[self.container[index]], "rb") as file:
+            file.seek(int(self.offset[index]))
+            return io.BytesIO(file.read(int(self.size[index])))
+
+
+def _extents(rows: Sequence[tuple[str, int, int]]) -> _Extents:
+    containers = tuple(dict.fromkeys(row[0] for row in rows))
+    number = {name: i for i, name in enumerate(containers)}
+    return _Extents(
+        containers=containers,
+        container=np.array([number[row[0]] for row in rows], dtype=np.int32),
+        offset=np.array([row[1] for row in rows], dtype=np.int64),
+        size=np.array([row[2] for row in rows], dtype=np.int64),
+    )
+
+
+def read_tar(root: Path, split: str) -> Source:
+    """Index root/<split>.tar, or the tars of the folder root/<split>, by timm's reader; the class is the folder's name.
+
+    Raises:
+        DataError: there is none, or it is not an uncompressed tar of images in class folders.
+    """
+    place = next((p for p in (root / f"{split}.tar", root / split) if p.exists()), None)
+    if place is None:
+        raise MissingSplitError(f"{root} must hold {split}.tar or a folder {split} of tar files; it holds neither")
+    from timm.data.readers.reader_image_in_tar import ReaderImageInTar
+
+    try:
+        reader: Any = ReaderImageInTar(str(place))
+    except (AssertionError, ValueError, OSError, tarfile.TarError) as error:
+        raise DataError(
+            f"{place} must be an uncompressed tar of <class>/<image>, or a folder of such: {error}"
+        ) from error
+    if "" in reader.class_name_to_idx:
+        raise DataError(f"{place} must hold its images in one folder per class; some are in none")
+    rows: list[tuple[str, int, int]] = []
+    for member, parent, child in reader.samples:
+        file = place.parent / place.name if parent is None else place / parent
+        # a tar within a tar: its members are counted from its own beginning
+        rows.append((str(file), member.offset_data + (child.offset_data if child else 0), member.size))
+    classes = tuple(sorted(reader.class_name_to_idx))
+    table = np.argsort(np.argsort([reader.class_idx_to_name[i] for i in range(len(classes))]))
+    names = [f"{row[0]}:{sample[0].name}" for row, sample in zip(rows, reader.samples, strict=True)]
+    labels = torch.from_numpy(table[np.asarray(reader.targets)].astype(np.int64))
+    return Source(classes=classes, labels=labels, names=names, open=_extents(rows).open)
+
+
+def _shards(root: Path, split: str) -> list[Path]:
+    """The shard files of a split: by _info.json, as <split>*.tar, or by a name with {000..012} in it."""
+    for info in (root / "_info.json", root / "info.json"):
+        if info.is_file():
+            splits = json.loads(info.read_text()).get("splits", {})
+            if split in splits:
+                return [root / name for name in splits[split]["filenames"]]
+    braces = re.fullmatch(r"(.*)\{(\d+)\.\.(\d+)\}(.*)", split)
+    if braces:
+        head, first, last, tail = braces.groups()
+        return [root / f"{head}{i:0{len(first)}d}{tail}" for i in range(int(first), int(last) + 1)]
+    shards = sorted((root / split).glob("*.tar")) or sorted(root.glob(f"{split}*.tar"))
+    if not shards:
+        raise MissingSplitError(f"{root} must hold shards {split}*.tar (or name them in _info.json); it holds none")
+    return shards
+
+
+def _wds_samples(shard: Path) -> Iterator[tuple[str, dict[str, tarfile.TarInfo], tarfile.TarFile]]:
+    """The samples of a shard: consecutive members with one key (the path up to the name's first dot)."""
+    with tarfile.open(shard, "r:") as tar:
+        key, fields = "", dict[str, tarfile.TarInfo]()
+        for member in tar:
+            if not member.isfile():
+                continue
+            folder, _, base = member.name.rpartition("/")
+            stem, _, extension = base.partition(".")
+            if f"{folder}/{stem}" != key and fields:
+                yield key, fields, tar
+                fields = {}
+            key = f"{folder}/{stem}"
+            fields[extension.lower()] = member
+        if fields:
+            yield key, fields, tar
+
+
+def read_wds(root: Path, split: str) -> Source:
+    """Index local WebDataset shards: members NAME.jpg (jpeg, png, webp) with NAME.cls, the label as a number.
+
+    Raises:
+        DataError: a shard is missing or damaged, or a sample has no image or no number as its label.
+    """
+    rows: list[tuple[str, int, int]] = []
+    labels: list[int] = []
+    names: list[str] = []
+    for shard in _shards(root, split):
+        try:
+            for key, fields, tar in _wds_samples(shard):
+                image = next((fields[e] for e in _WDS_IMAGES if e in fields), None)
+                label = tar.extractfile(fields["cls"]) if "cls" in fields else None
+                if image is None or label is None:
+                    raise DataError(f"{shard}: sample {key} must have an image and a .cls; it has {', '.join(fields)}")
+                rows.append((str(shard), image.offset_data, image.size))
+                labels.append(int(label.read()))
+                names.append(f"{shard}:{image.name}")
+        except (OSError, ValueError, tarfile.TarError) as error:
+            raise DataError(f"{shard} must be an uncompressed tar of images with .cls labels: {error}") from error
+    numbers = torch.tensor(labels, dtype=torch.int64)
+    count = max(int(numbers.max()) + 1, 0) if len(numbers) else 0
+    return Source(classes=tuple(map(str, range(count))), labels=numbers, names=names, open=_extents(rows).open)
+
+
+def _open_hfds(reader: Any, index: int) -> IO[bytes]:
+    with reader[index][0] as file:
+        return io.BytesIO(file.read())
+
+
+def read_hfds(name: str, cache: str | None, split: str) -> Source:
+    """Read a Hugging Face data set (columns "image" and "label") by timm's reader; data_dir is its cache.
+
+    Raises:
+        ConfigError: the package `datasets` is not installed.
+        DataError: the data set or its split is not there, or its columns are others.
+    """
+    try:
+        import datasets as _  # pyright: ignore[reportMissingImports]  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(f"dataset hfds:{name} needs the package datasets: pip install datasets") from error
+    from timm.data.readers.reader_factory import create_reader
+
+    try:
+        reader: Any = create_reader(f"hfds/{name}", root=cache, split=split)
+        labels = torch.tensor(list(reader.iter_targets()), dtype=torch.int64)
+    except Exception as error:  # the package raises a great many kinds
+        kind = MissingSplitError if "split" in str(error).lower() else DataError
+        raise kind(f"hfds:{name} must have a split {split} with columns image and label: {_line(error)}") from error
+    numbers = {v: k for k, v in reader.class_to_idx.items()} or {i: str(i) for i in range(int(labels.max()) + 1)}
+    classes = tuple(str(numbers[i]) for i in range(len(numbers)))
+    names = [f"hfds:{name} {split} image {i}" for i in range(len(labels))]
+    return Source(classes=classes, labels=labels, names=names, open=partial(_open_hfds, reader))
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def load_reader(config: DataConfig, parts: Sequence[str], classes: Sequence[str] | None = None) -> ImageData:
+    """Read "tar:", "wds:" or "hfds:NAME"; see `load_data`. What follows "tar:" or "wds:" is a folder in data_dir."""
+    assert config.reader is not None
+    kind, name = config.reader
+    if kind == "hfds":
+        read = partial(read_hfds, name, config.data_dir)
+    else:
+        read = partial(read_tar if kind == "tar" else read_wds, data_root(config) / name)
+
+    def read_val() -> Source:
+        for split in VAL_SPLITS if config.val_split is None else ():
+            try:
+                return read(split)
+            except MissingSplitError:
+                continue
+        return read(config.val_split or VAL_SPLITS[0])
+
+    def name_classes() -> Sequence[str]:
+        try:
+            return read(config.train_split).classes
+        except MissingSplitError:
+            return read_val().classes
+
+    return assemble(config, parts, classes, {"train": partial(read, config.train_split), "val": read_val}, name_classes)
