@@ -1,0 +1,24 @@
+"""The errors that a user can cause, and what the command line makes of them.
+
+Every message is one line with three parts: what must hold, what came instead, what to do.
+"""
+
+
+class ConfigError(ValueError):
+    """The arguments or the recipe are wrong or contradict each other. Exit code 2, raised before any work is done."""
+
+
+class JobError(RuntimeError):
+    """The job could not be done although it was asked for correctly. Exit code 1."""
+
+
+class DataError(JobError):
+    """Data are missing, empty or damaged."""
+
+
+class CheckpointError(JobError):
+    """A checkpoint is damaged, or belongs to another network."""
+
+
+class DivergedError(JobError):
+    """The loss left the finite numbers."""

@@ -1,0 +1,175 @@
+"""Statistics of a batch: those at hand, those kept for evaluation, those of all processes together.
+
+Everything here works on instance moments (N, C); no pass over an activation is made.
+"""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.autograd import Function
+
+from attnorm.layers.reference import batch_statistics
+
+# A statistic of a single value says nothing: nn.BatchNorm refuses it in training, and so do the layers here.
+WAYS_OUT = "use model.eval(), attnorm.freeze_norm(model)"
+
+
+class BatchStatistics(nn.Module):
+    """The statistics side of a batch-standardised layer, with the names and rules of nn.BatchNorm2d.
+
+    Not a subclass of any BatchNorm: converters that look for one would replace the layer and lose its parameters.
+
+    Attributes:
+        frozen: Use the running statistics in training too, and leave them as they are.
+        process_group: The processes over which training statistics are pooled; None: this process alone.
+        synchronised: Whether they are pooled at all.
+    """
+
+    running_mean: Tensor | None
+    running_var: Tensor | None
+    num_batches_tracked: Tensor | None
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float,
+        momentum: float | None,
+        track_running_stats: bool,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+    ) -> None:
+        super().__init__()
+        self.num_features = num_features
+        self.eps = eps
+        self.momentum = momentum
+        self.track_running_stats = track_running_stats
+        self.frozen = False
+        self.synchronised = False
+        self.process_group: dist.ProcessGroup | None = None
+        tracked = track_running_stats
+        stat = torch.empty(num_features, device=device, dtype=dtype)
+        self.register_buffer("running_mean", torch.zeros_like(stat) if tracked else None)
+        self.register_buffer("running_var", torch.ones_like(stat) if tracked else None)
+        count = torch.zeros((), device=device, dtype=torch.long)
+        self.register_buffer("num_batches_tracked", count if tracked else None)
+
+    def reset_running_stats(self) -> None:
+        """Set the running statistics to mean 0, variance 1, no batches seen."""
+        if self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None:
+            self.running_mean.zero_()
+            self.running_var.fill_(1)
+            self.num_batches_tracked.zero_()
+
+    @property
+    def uses_batch(self) -> bool:
+        """Whether the batch's own statistics are used, rather than the running ones."""
+        return self.running_mean is None or (self.training and not self.frozen)
+
+    @property
+    def is_synchronised(self) -> bool:
+        """Whether statistics are pooled over more than one process right now."""
+        return (
+            self.synchronised
+            and self.training
+            and dist.is_available()
+            and dist.is_initialized()
+            and dist.get_world_size(self.process_group) > 1
+        )
+
+    def standardiser(self, mean: Tensor, var: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
+        """The mean and variance (C,) to standardise with; in training, the running statistics are updated.
+
+        Args:
+            mean: Instance means (N, C).
+            var: Biased instance variances (N, C).
+            pixels: Values behind each of them.
+        """
+        if not self.uses_batch:
+            assert self.running_mean is not None
+            assert self.running_var is not None
+            return self.running_mean.to(mean.dtype), self.running_var.to(var.dtype)
+        samples = mean.shape[0]
+        if self.is_synchronised:
+            mu, sigma2, count = synchronised_statistics(mean, var, self.process_group)
+            # On the device, so that no process waits for the number.
+            unbias = count * pixels / (count * pixels - 1).clamp(min=1)
+            self._update_running(mu, sigma2 * unbias)
+            return mu, sigma2
+        if samples == 0:
+            # An empty batch has no statistics: nothing to standardise, nothing to learn from.
+            return mean.sum(0), var.sum(0) + 1
+        if self.training and samples * pixels == 1:
+            raise ValueError(
+                f"batch statistics need more than 1 value per channel; got 1 sample of 1 pixel: {WAYS_OUT}, or a "
+                "larger batch"
+            )
+        mu, sigma2 = batch_statistics(mean, var)
+        count = samples * pixels
+        self._update_running(mu, sigma2 * (count / max(count - 1, 1)))
+        return mu, sigma2
+
+    @torch.no_grad()
+    def _update_running(self, mean: Tensor, unbiased_var: Tensor) -> None:
+        if not self.training or self.running_mean is None:
+            return
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(1)
+        mean, unbiased_var = mean.to(self.running_mean.dtype), unbiased_var.to(self.running_var.dtype)
+        if self.momentum is None:
+            # The plain average of all batches; its rate stays a tensor, so that compiling does not break here.
+            rate = self.num_batches_tracked.to(mean.dtype).reciprocal()
+            self.running_mean.lerp_(mean, rate)
+            self.running_var.lerp_(unbiased_var, rate)
+        else:
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(unbiased_var, self.momentum)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        # Networks saved before the counter existed, and frozen ones, lack it: they count from 0, as nn.BatchNorm does.
+        key = prefix + "num_batches_tracked"
+        if self.track_running_stats and key not in state_dict and prefix + "running_mean" in state_dict:
+            state_dict[key] = torch.zeros((), dtype=torch.long)
+        super()._load_from_state_dict(state_dict, prefix, *args)  # pyright: ignore[reportPrivateUsage]
+
+
+class _AllGather(Function):
+    """Stack a tensor of every process; the gradient of each slice goes back, summed, to where it came from."""
+
+    @staticmethod
+    def forward(ctx: Any, local: Tensor, group: dist.ProcessGroup | None) -> Tensor:  # type: ignore[override]
+        ctx.group = group
+        slices = [torch.empty_like(local) for _ in range(dist.get_world_size(group))]
+        dist.all_gather(slices, local.contiguous(), group=group)
+        return torch.stack(slices)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        grad = grad.contiguous()
+        dist.all_reduce(grad, group=ctx.group)
+        return grad[dist.get_rank(ctx.group)], None
+
+
+def synchronised_statistics(
+    mean: Tensor, var: Tensor, group: dist.ProcessGroup | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Pool instance moments (N, C) over all processes in one collective; N may differ and may be 0.
+
+    Returns:
+        Mean (C,), biased variance (C,), number of samples of all processes ().
+    """
+    samples, channels = mean.shape
+    if samples:
+        mu, sigma2 = batch_statistics(mean, var)
+    else:
+        mu, sigma2 = mean.sum(0), var.sum(0)
+    local = torch.cat([mu, sigma2, mu.new_full((1,), samples)])
+    gathered = _AllGather.apply(local, group)
+    mus, sigma2s, counts = gathered.split([channels, channels, 1], 1)
+    counts = counts.detach()
+    shares = counts / counts.sum().clamp(min=1)
+    # Centred on the common mean before squaring, so that no digits are lost where |mean| >> std.
+    pooled = (shares * mus).sum(0)
+    return pooled, (shares * (sigma2s + (mus - pooled).square())).sum(0), counts.sum()
