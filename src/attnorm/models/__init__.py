@@ -1,0 +1,40 @@
+"""Networks with Attentive Normalization. Importing this registers them with timm.
+
+`timm.create_model("resnet50_an")` works from then on; :func:`create_model` is the same with a helpful error.
+"""
+
+import difflib
+from typing import Any
+
+import timm
+from torch import nn
+
+from attnorm.errors import ConfigError
+from attnorm.models import resnet, resnet_cifar
+
+__all__ = ["create_model", "model_names"]
+
+_MODULES = (resnet, resnet_cifar)
+
+
+def model_names() -> list[str]:
+    """The names of all networks that this package adds to timm, families together."""
+    return [name for module in _MODULES for name in module.default_cfgs]
+
+
+def create_model(name: str, **kwargs: Any) -> nn.Module:
+    """Build a network by name: this package's or any of timm's.
+
+    Args:
+        name: As in `timm.create_model`.
+        **kwargs: `num_classes`, `in_chans`, `drop_path_rate`, ... of `timm.create_model`.
+
+    Raises:
+        ConfigError: For an unknown name; near ones are named.
+    """
+    # timm's own prefixes, such as "hf-hub:", name places rather than registered networks.
+    if ":" not in name and not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), 3)
+        hint = f"did you mean {', '.join(near)}?" if near else "`attnorm models` lists those with AN"
+        raise ConfigError(f"model must be one that timm or attnorm knows; got {name!r}: {hint}")
+    return timm.create_model(name, **kwargs)
