@@ -29,7 +29,6 @@ Head = Literal["linear", "mlp"]
 Statistic = Literal["mean_over_std", "mean", "mean_plus_max"]
 
 
-
 def hard_sigmoid(z: Tensor) -> Tensor:
     """min(max(z + 3, 0), 6) / 6; F.hardsigmoid has no second derivative."""
     return (z + 3).clamp(0, 6) / 6

@@ -182,9 +182,7 @@ def _batch_layer(
                 ours.copy_(theirs)
     if frozen:
         freeze_norm(layer)
-    if isinstance(norm, nn.SyncBatchNorm):
-        set_process_group(layer, True, norm.process_group)
-    elif isinstance(norm, BatchNorm) and norm.synchronised:
+    if isinstance(norm, nn.SyncBatchNorm) or (isinstance(norm, BatchNorm) and norm.synchronised):
         set_process_group(layer, True, norm.process_group)
     return layer
 

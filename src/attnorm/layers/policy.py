@@ -56,9 +56,7 @@ def freeze_norm(model: nn.Module, parameters: bool = True) -> nn.Module:
     return model
 
 
-def weight_decay_groups(
-    model: nn.Module, weight_decay: float, policy: DecayPolicy = "all"
-) -> list[dict[str, Any]]:
+def weight_decay_groups(model: nn.Module, weight_decay: float, policy: DecayPolicy = "all") -> list[dict[str, Any]]:
     """Split a network's trainable parameters into optimizer groups by weight decay.
 
     Args:

@@ -121,12 +121,12 @@ _ABLATIONS = [
 _V1D = ["resnetv1d50", "resnetv1d50_an", "resnetv1d101", "resnetv1d101_an"]
 
 default_cfgs = generate_default_cfgs(
-    {name: default_cfg() for name in _RESNETS + _ABLATIONS} | {name: _DEEP for name in _V1D}
+    {name: default_cfg() for name in _RESNETS + _ABLATIONS} | dict.fromkeys(_V1D, _DEEP)
 )
 
 
 def _resnet(variant: str, pretrained: bool, kwargs: dict[str, Any], /, **defaults: Any) -> nn.Module:
-    return build_model_withdefault_cfg(ResNet, variant, pretrained, **(defaults | kwargs))
+    return build_model_with_cfg(ResNet, variant, pretrained, **(defaults | kwargs))
 
 
 def _bottlenecks(variant: str, pretrained: bool, kwargs: dict[str, Any], layers: tuple[int, ...], **more: Any):

@@ -14,14 +14,15 @@ from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
 
+from attnorm.errors import JobError
 from attnorm.files import move_into_place, write_text_atomic
 from attnorm.training.checkpoint import CheckpointMeta, save_checkpoint
 from attnorm.training.config import TrainConfig
 from attnorm.training.evaluate import evaluate
 from attnorm.training.module import TrainModule
+from attnorm.training.output import CONFIG_KEY, PROCESSES_KEY
 from attnorm.training.processes import sum_over_processes
 
-CONFIG_KEY = "attnorm_config"
 Row = dict[str, Any]
 
 
@@ -52,8 +53,11 @@ class WeightAverage(Callback):
         self.ema.to(pl_module.device)
         self._step = trainer.global_step
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         """Follows the network after each optimizer step."""
+        assert isinstance(pl_module, TrainModule)
         if trainer.global_step > self._step:
             self._step = trainer.global_step
             self.ema.update(pl_module.model, step=self._step)
@@ -123,14 +127,26 @@ class EpochEnd(Checkpoint):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Saves the resume state within an epoch, every `recovery_interval` batches."""
+        """Saves the resume state within an epoch: every `recovery_interval` batches, and when the run is told to end.
+
+        Raises:
+            JobError: SIGTERM came, as from a scheduler that takes the machine back; the state is saved.
+        """
+        assert isinstance(pl_module, TrainModule)
         interval, done = self.config.recovery_interval, batch_idx + 1
         # Not between the batches whose gradients are summed: the sum is not part of the state.
-        due = interval > 0 and done - self._saved_at >= interval and done % self.config.grad_accum_steps == 0
-        if due and done < pl_module.iterations:
+        if done % self.config.grad_accum_steps != 0 or done >= pl_module.iterations:
+            return
+        # Several processes learn of the signal at different batches and cannot save together; they end at once.
+        ending = trainer.received_sigterm and trainer.world_size == 1
+        if ending or (interval > 0 and done - self._saved_at >= interval):
             self._saved_at = done
             pl_module.check_last_loss()
             self._save_resume_state(trainer, pl_module)
+        if ending:
+            raise JobError(
+                f"stopped by SIGTERM after {pl_module.last_checkpoint} was saved; --resume auto goes on there"
+            )
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Evaluates the network, writes the numbers, then the weights, then the state to resume from."""
@@ -219,3 +235,4 @@ class EpochEnd(Checkpoint):
     ) -> None:
         """Puts the configuration into the resume state, to be compared when the run goes on."""
         checkpoint[CONFIG_KEY] = asdict(self.config)
+        checkpoint[PROCESSES_KEY] = trainer.world_size

@@ -5,6 +5,7 @@ Imports nothing heavy: the command line reads its flags from here before torch i
 
 import math
 from dataclasses import dataclass, field, fields, replace
+from importlib.util import find_spec
 from typing import Any, Literal
 
 from attnorm.data.config import DataConfig
@@ -161,6 +162,7 @@ def check_recipe(config: Recipe) -> None:
         if value is not None and value < 1:
             raise ConfigError(f"{name} must be at least 1, got {value}")
     _check_rates(config)
+    _check_loggers(config)
 
 
 def _check_rates(config: Recipe) -> None:
@@ -180,6 +182,15 @@ def _check_rates(config: Recipe) -> None:
         raise ConfigError(f'nesterov belongs to opt "sgd", got opt "{config.opt}"')
     if config.nesterov and config.momentum == 0:
         raise ConfigError("nesterov needs a momentum above 0")
+
+
+def _check_loggers(config: Recipe) -> None:
+    packages = {"log_tensorboard": ("tensorboard", "train"), "log_wandb": ("wandb", "wandb")}
+    for name, (package, extra) in packages.items():
+        if getattr(config, name) and find_spec(package) is None:
+            raise ConfigError(
+                f"{name} needs the package {package}, which is not installed; run: pip install 'attnorm[{extra}]'"
+            )
 
 
 def resume_differences(recorded: dict[str, Any], config: TrainConfig) -> list[str]:

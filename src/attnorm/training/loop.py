@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from attnorm.data import ImageData, load_data, make_loader
-from attnorm.errors import ConfigError
+from attnorm.data.loader import TrainSampler
+from attnorm.errors import ConfigError, JobError
 from attnorm.files import write_text_atomic
 from attnorm.training.checkpoint import CheckpointMeta
 from attnorm.training.config import TrainConfig, check_recipe, resolve
@@ -50,7 +51,7 @@ def fit(config: TrainConfig, *, quiet: bool = False, on_epoch: Callable[[Row], N
     processes = Processes.from_environment()
     device = choose_device(config.device, processes)
     with process_group(processes, device):
-        start = find_start(config)
+        start = find_start(config, processes.count)
         if start.record is not None:
             return start.record
         data = load_data(config)
@@ -111,9 +112,9 @@ def _run(
         make_loader(part, batch_size=config.batch_size, train=train, seed=config.seed, workers=config.workers)
         for part, train in ((data.train, True), (data.val, False))
     ]
-    if hasattr(loaders[0].sampler, "set_epoch"):
+    if isinstance(loaders[0].sampler, TrainSampler):
         # Before Lightning restores the loader's state: at the end of an epoch that state has no images left.
-        loaders[0].sampler.set_epoch(start.epoch)  # pyright: ignore[reportOptionalMemberAccess]
+        loaders[0].sampler.set_epoch(start.epoch)
     module = TrainModule(
         model,
         config,
@@ -171,8 +172,12 @@ def _trainer(config: TrainConfig, processes: Processes, device: torch.device, ca
 
 
 def _fit(trainer: Any, module: Any, loader: Any, start: Start) -> None:
+    from lightning.pytorch.utilities.exceptions import SIGTERMException
+
     try:
         trainer.fit(module, loader, ckpt_path=start.checkpoint, weights_only=True)
+    except SIGTERMException:
+        raise JobError("stopped by SIGTERM; --resume auto goes on from the last checkpoint") from None
     except SystemExit:
         # Lightning turns an interrupt into an exit; what it means is for the caller to say.
         if trainer.interrupted:

@@ -28,6 +28,8 @@ class TrainModule(pl.LightningModule):
 
     mean: Tensor
     std: Tensor
+    loss_sum: Tensor
+    image_count: Tensor
 
     def __init__(
         self,

@@ -1,5 +1,7 @@
 """The optimizer of a recipe."""
 
+from difflib import get_close_matches
+
 import torch
 from torch import nn
 
@@ -23,9 +25,12 @@ def create_optimizer(model: nn.Module, recipe: Recipe, lr: float) -> torch.optim
     if recipe.opt == "sgd":
         # Not timm's "sgd", which switches Nesterov's momentum on: the paper's recipes have it off.
         return torch.optim.SGD(groups, lr=lr, momentum=recipe.momentum, nesterov=recipe.nesterov)
-    from timm.optim import create_optimizer_v2, list_optimizers
+    import timm.optim
 
-    if recipe.opt.lower() not in list_optimizers():
-        near = ", ".join(list_optimizers(filter=f"*{recipe.opt[:4].lower()}*")[:6]) or "adamw, lamb, rmsproptf"
+    known = [str(name) for name in timm.optim.list_optimizers()]  # pyright: ignore[reportPrivateImportUsage]
+    if recipe.opt.lower() not in known:
+        near = ", ".join(get_close_matches(recipe.opt.lower(), known, n=4, cutoff=0.4)) or "adamw, lamb, rmsproptf"
         raise ConfigError(f'opt must be "sgd" or an optimizer of timm, got "{recipe.opt}"; for example {near}')
-    return create_optimizer_v2(groups, recipe.opt, lr=lr, weight_decay=recipe.weight_decay, momentum=recipe.momentum)
+    return timm.optim.create_optimizer_v2(  # pyright: ignore[reportPrivateImportUsage]
+        groups, recipe.opt, lr=lr, weight_decay=recipe.weight_decay, momentum=recipe.momentum
+    )

@@ -11,6 +11,9 @@ from attnorm.training.config import TrainConfig, resume_differences
 from attnorm.training.record import RunRecord
 
 RECORD = "record.json"
+# Entries that the resume state has beside Lightning's own.
+CONFIG_KEY = "attnorm_config"
+PROCESSES_KEY = "attnorm_processes"
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,8 @@ class Start:
     record: RunRecord | None = None
 
 
-def find_start(config: TrainConfig) -> Start:
-    """Decides how a run begins, without writing anything.
+def find_start(config: TrainConfig, processes: int = 1) -> Start:
+    """Decides how a run of so many processes begins, without writing anything.
 
     The order: a finished run of the same configuration is done (with resume); else last.ckpt or the file that `resume`
     names; else, with resume "auto", fresh weights; without resume the folder must be new or empty.
@@ -53,7 +56,7 @@ def find_start(config: TrainConfig) -> Start:
         return Start(record=record)
     path = output / "last.ckpt" if config.resume == "auto" else Path(config.resume)
     if path.is_file():
-        return _go_on(path, config)
+        return _go_on(path, config, processes)
     if config.resume != "auto":
         raise CheckpointError(f'resume must be "auto" or a .ckpt file of a run, and there is no file {path}')
     return Start()
@@ -67,12 +70,12 @@ def read_record(output: Path) -> RunRecord | None:
         return None
 
 
-def _go_on(path: Path, config: TrainConfig) -> Start:
+def _go_on(path: Path, config: TrainConfig, processes: int) -> Start:
     import torch
 
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        recorded = state["attnorm_config"]
+        recorded, before = state[CONFIG_KEY], state[PROCESSES_KEY]
         loops = state["loops"]["fit_loop"]["epoch_progress"]["current"]
     except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -81,6 +84,11 @@ def _go_on(path: Path, config: TrainConfig) -> Start:
             "remove it to start anew"
         ) from None
     _refuse_differences(recorded, config, path)
+    if before != processes:
+        raise ConfigError(
+            f"resume needs as many processes as the run in {path} had: {before}, got {processes}; "
+            "with another number the batches would be others"
+        )
     return Start(checkpoint=path, epoch=int(loops["processed"]))
 
 

@@ -51,9 +51,10 @@ class Bar(Callback):
         self._bar.update(self._task, total=total, completed=done)
         self._bar.start()
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         """Moves the bar."""
-        batch_idx = args[-1]
         self._bar.update(
             self._task,
             description=f"epoch {trainer.current_epoch + 1}/{self.epochs}",
