@@ -22,7 +22,7 @@ def _resnet(norms: str) -> Placement:
 
 
 def _mobilenetv2_torchvision() -> Placement:
-    """The table of torchvision, which numbers its 17 blocks through; the first one has no expansion before the depthwise convolution."""
+    """One numbering for all 17 blocks; the first one has no expansion in front of the depthwise convolution."""
     stages = {5: range(2, 11), 10: range(11, 18)}
     blocks = {rf"features\.{i}\.conv\.1\.1": k for k, indices in stages.items() for i in indices}
     return {r"features\.1\.conv\.0\.1": 5, **blocks}

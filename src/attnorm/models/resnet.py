@@ -70,6 +70,7 @@ class ResNet(TimmResNet):
         )
         nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
         self.conv1, self.maxpool = stem, nn.Identity()
+        self.layer4 = nn.Sequential()  # timm's forward names four stages; these networks have three
         # The stem's convolution and pool no longer halve the image, twice.
         self.feature_info = [
             {**info, "reduction": max(info["reduction"] // (2 if info["module"] == "act1" else 4), 1)}
