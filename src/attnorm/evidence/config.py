@@ -1,0 +1,79 @@
+"""What a comparison is made of: a recipe that all networks share, the networks and the seeds.
+
+Imports nothing heavy: the command line reads its flags from here before torch is loaded.
+"""
+
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
+
+from attnorm.errors import ConfigError
+from attnorm.training.config import FREE, Recipe, TrainConfig, check_recipe
+
+T = TypeVar("T", str, int)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig(Recipe):
+    """Several networks, each trained with several seeds by the same recipe.
+
+    Args:
+        models: names of the networks, separated by commas; the first is the baseline that the others are compared
+            with. See `attnorm models`.
+        seeds: seeds, separated by commas. Three are the fewest that give an interval worth reading.
+        output: folder for the runs, compare.json and report.html. The same command goes on where it was interrupted;
+            more networks or seeds can be added later.
+    """
+
+    models: str
+    seeds: str = "0,1,2"
+    output: str = field(metadata=FREE)
+
+    def model_names(self) -> tuple[str, ...]:
+        """The networks in the order given.
+
+        Raises:
+            ConfigError: there is none, or one is named twice.
+        """
+        return _distinct("models", [part.strip() for part in self.models.split(",") if part.strip()])
+
+    def seed_numbers(self) -> tuple[int, ...]:
+        """The seeds in the order given.
+
+        Raises:
+            ConfigError: there is none, one is named twice, or one is not a whole number from 0.
+        """
+        parts = _distinct("seeds", [part.strip() for part in self.seeds.split(",") if part.strip()])
+        if not all(part.isdecimal() for part in parts):
+            raise ConfigError(f"seeds must be whole numbers from 0, separated by commas; got {self.seeds!r}")
+        return _distinct("seeds", [int(part) for part in parts])
+
+    def run_config(self, model: str, seed: int) -> TrainConfig:
+        """The training run of one network with one seed, which goes on from what its folder holds."""
+        shared: dict[str, Any] = {item.name: getattr(self, item.name) for item in fields(Recipe)}
+        return TrainConfig(**shared, model=model, seed=seed, output=self.run_folder(model, seed), resume="auto")
+
+    def run_folder(self, model: str, seed: int) -> str:
+        """Where the run of one network with one seed lies."""
+        return f"{self.output}/runs/{model}/seed{seed}"
+
+
+def check_compare(config: CompareConfig) -> None:
+    """Refuses what cannot be compared, before data or devices are touched.
+
+    Raises:
+        ConfigError: names the field, what it must be and what came.
+    """
+    config.model_names()
+    config.seed_numbers()
+    if not config.output.strip():
+        raise ConfigError("output must name a folder for the results; got an empty name")
+    check_recipe(config)
+
+
+def _distinct(name: str, values: list[T]) -> tuple[T, ...]:
+    if not values:
+        raise ConfigError(f"{name} must name at least one, separated by commas; got none")
+    repeated = sorted({value for value in values if values.count(value) > 1})
+    if repeated:
+        raise ConfigError(f"{name} must be named once each; got {', '.join(map(str, repeated))} more than once")
+    return tuple(values)

@@ -1,0 +1,47 @@
+"""What a network costs: parameters and multiply-accumulates counted, times taken from its runs.
+
+Convention: one MAC is one multiplication with one addition inside a convolution or a matrix product (linear layers,
+attention), for one image, in evaluation mode: what `torch.utils.flop_counter` counts, divided by two. Normalisation,
+activations and other elementwise operations are not in it; published tables differ in this, so compare with care.
+"""
+
+import statistics
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Number of trainable parameters; shared ones count once."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def count_macs(model: nn.Module, input_size: Sequence[int]) -> int:
+    """Multiply-accumulates of one forward pass of one image.
+
+    Args:
+        model: the network; its mode is put back afterwards.
+        input_size: (C, H, W) of the image.
+    """
+    parameter = next(model.parameters(), torch.empty(0))
+    image = torch.zeros(1, *input_size, device=parameter.device, dtype=parameter.dtype)
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model(image)
+    finally:
+        model.train(was_training)
+    return counter.get_total_flops() // 2
+
+
+def median_of_medians(runs: Iterable[Sequence[float]]) -> float | None:
+    """Median over runs, each run standing for the median of its epochs; None where there is nothing.
+
+    Medians twice, because an epoch that shared the machine with something else, and the first epoch that warms the
+    caches, must not speak for the network.
+    """
+    medians = [statistics.median(epochs) for epochs in runs if epochs]
+    return statistics.median(medians) if medians else None

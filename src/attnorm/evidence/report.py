@@ -1,0 +1,132 @@
+"""One HTML page that tells a comparison: verdict, table, pictures, how to read them, and what made them.
+
+The page is complete in itself (styles, pictures as SVG inside), follows the reader's light or dark setting and prints.
+"""
+
+import html
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from attnorm.evidence.plots import accuracies, inline_svg, learning_curves
+from attnorm.evidence.summary import history
+from attnorm.evidence.table import HEADINGS, table_rows
+
+STYLE = """
+:root { color-scheme: light dark;
+  --ink: #1c1e21; --soft: #5c6370; --ground: #ffffff; --line: #d9dce1; --panel: #f5f6f8; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6e8eb; --soft: #9aa3ad; --ground: #16181c; --line: #343a42; --panel: #1e2126; }
+}
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 64rem; padding: 2rem 1.5rem 4rem; background: var(--ground); color: var(--ink);
+  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
+h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 .25rem; }
+h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem; }
+p.what, figcaption { color: var(--soft); margin: 0 0 1rem; }
+ul.verdicts { list-style: none; margin: 1rem 0; padding: .8rem 1.1rem; background: var(--panel);
+  border-left: 4px solid var(--soft); border-radius: 4px; }
+ul.verdicts li + li { margin-top: .4rem; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: .92rem; }
+th, td { padding: .4rem .7rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
+th { color: var(--soft); font-weight: 600; vertical-align: bottom; white-space: normal; }
+th:first-child, td:first-child { text-align: left; padding-left: 0; white-space: nowrap; }
+figure { margin: 0 0 1rem; }
+figure svg { width: 100%; height: auto; display: block; }
+pre { background: var(--panel); padding: .8rem 1rem; border-radius: 4px; white-space: pre-wrap; overflow-wrap: anywhere;
+  font-size: .85rem; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1.2rem; }
+dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
+@media print {
+  :root { --ink: #000; --soft: #444; --ground: #fff; --line: #bbb; --panel: #f5f6f8; }
+  body { max-width: none; padding: 0; font-size: 11px; }
+  figure, table, ul.verdicts { break-inside: avoid; }
+  .wide { overflow: visible; }
+}
+"""
+
+
+def render_report(result: Mapping[str, Any]) -> str:
+    """The page for the content of a compare.json."""
+    baseline, others = result["baseline"], [m["name"] for m in result["models"] if m["name"] != result["baseline"]]
+    title = f"{' and '.join(others)} against {baseline}" if others else baseline
+    data = result["data"]
+    what = (
+        f"{data['name']}: {data['train_images']:,} training and {data['test_images']:,} evaluation images of "
+        f"{data['image_size']}×{data['image_size']} pixels in {data['classes']} classes; "
+        f"{result['config']['epochs']} epochs; seeds {result['config']['seeds']}; {result['finished'][:10]}"
+    )
+    verdicts = [m["verdict"] for m in result["models"] if m["verdict"]] + result["cautions"]
+    parts = [
+        f"<h1>{_text(title)}</h1>",
+        f'<p class="what">{_text(what)}</p>',
+        _list(verdicts, "verdicts") if verdicts else "",
+        '<div class="wide">' + _table(HEADINGS, table_rows(result)) + "</div>",
+        "<h2>Where the runs ended</h2>",
+        _figure(inline_svg(accuracies(result), "accuracy of every run and differences to the baseline")),
+        "<h2>How they went</h2>",
+        _figure(inline_svg(learning_curves(result), "learning curves"), "Thin: one seed. Bold: the mean over seeds."),
+        "<h2>How to read this</h2>",
+        _list(result["notes"]),
+        "<h2>Every run</h2>",
+        '<div class="wide">' + _table(RUN_HEADINGS, [_run_row(run) for run in result["runs"]]) + "</div>",
+        "<h2>What made it</h2>",
+        _provenance(result),
+    ]
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{_text(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+        + "\n".join(parts)
+        + "\n</body>\n</html>\n"
+    )
+
+
+RUN_HEADINGS = ("network", "seed", "top-1, %", "best epoch's, %", "epochs", "training time")
+
+
+def _run_row(run: Mapping[str, Any]) -> list[str]:
+    start = [run["model"], str(run["seed"])]
+    if run["record"] is None:
+        return [*start, "failed", "–", "–", "–"]
+    epochs = history(run)
+    seconds = sum(epoch["seconds"] for epoch in epochs)
+    duration = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
+    return [*start, f"{run['top1']:.2f}", f"{run['record']['best_top1']:.2f}", str(len(epochs)), duration]
+
+
+def _provenance(result: Mapping[str, Any]) -> str:
+    environment = result["environment"]
+    pairs = [(key.replace("_", " "), value) for key, value in environment.items() if value not in (None, "", {})]
+    rows = "".join(f"<dt>{_text(key)}</dt><dd>{_text(_plain(value))}</dd>" for key, value in pairs)
+    config = json.dumps(result["config"], indent=2)
+    return (
+        f"<pre>{_text(result['command'])}</pre>\n<dl>{rows}</dl>\n"
+        f"<details><summary>All settings</summary><pre>{_text(config)}</pre></details>"
+    )
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_plain(item)}" for key, item in value.items())
+    return str(value)
+
+
+def _text(value: str) -> str:
+    return html.escape(value)
+
+
+def _list(items: Sequence[str], css: str = "notes") -> str:
+    return f'<ul class="{css}">' + "".join(f"<li>{_text(item)}</li>" for item in items) + "</ul>"
+
+
+def _figure(svg: str, caption: str = "") -> str:
+    text = f"<figcaption>{_text(caption)}</figcaption>" if caption else ""
+    return f"<figure>{svg}{text}</figure>"
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f"<th>{_text(cell)}</th>" for cell in headings)
+    body = "".join("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

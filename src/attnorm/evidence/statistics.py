@@ -1,0 +1,134 @@
+"""What a few seeds and a finite test set allow one to say about a difference in accuracy.
+
+All accuracies here are in percent, all differences in percentage points.
+
+Two sources of chance are kept apart:
+
+- *Training*: the same network trained with another seed ends elsewhere. Networks are compared seed by seed (the same
+  seed gives both the same order of the data), and the paired differences d_1 .. d_n get Student's t interval
+  mean(d) +- t(0.975, n - 1) * sd(d) / sqrt(n), with sd the sample standard deviation (divisor n - 1).
+- *Test images*: all runs are measured on the same images, so the interval above does not contain this part. For one
+  accuracy p on m images it is the binomial's, given as Wilson's interval. For a difference it depends on how many
+  images only one of the two networks gets right (McNemar's test); when fewer than `FEWEST_IMAGES` images make up the
+  whole difference, no pattern of agreement can make it significant.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+# The exact two-sided sign test (McNemar) on b images that all speak for the same network has p = 2 * 0.5**b: below
+# 0.05 from b = 6 on.
+FEWEST_IMAGES = 6
+Z_95 = 1.959963984540054  # the normal distribution's 97.5% quantile
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """Mean and spread of one network's accuracies over seeds.
+
+    Attributes:
+        n: number of seeds.
+        mean: their mean, percent.
+        sd: sample standard deviation (divisor n - 1); None for a single seed.
+        interval: lower and upper end of the 95% t interval of the mean; None where there is no spread to judge by.
+    """
+
+    n: int
+    mean: float
+    sd: float | None
+    interval: tuple[float, float] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference(Sample):
+    """Paired difference to the baseline, percentage points, over the seeds that both have.
+
+    Attributes:
+        why_no_interval: the reason where `interval` is None, else None.
+    """
+
+    why_no_interval: str | None
+
+
+def t_quantile(degrees_of_freedom: int, probability: float = 0.975) -> float:
+    """Student's t quantile, e.g. 4.303 for 2 degrees of freedom (3 seeds)."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(degrees_of_freedom, probability))
+
+
+def _mean_sd_interval(values: Sequence[float]) -> tuple[float, float | None, tuple[float, float] | None]:
+    n = len(values)
+    if n == 0:
+        raise ValueError("statistics need at least one value, got none")
+    mean = math.fsum(values) / n
+    if n == 1:
+        return mean, None, None
+    sd = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
+    # Accuracies are counts of images: a spread below 1e-9 points is rounding, so no spread at all was seen.
+    if sd < 1e-9:
+        return mean, 0.0, None
+    half = t_quantile(n - 1) * sd / math.sqrt(n)
+    return mean, sd, (mean - half, mean + half)
+
+
+def describe(values: Sequence[float]) -> Sample:
+    """Mean, standard deviation and 95% t interval of the mean of `values` (one per seed)."""
+    mean, sd, interval = _mean_sd_interval(values)
+    return Sample(n=len(values), mean=mean, sd=sd, interval=interval)
+
+
+def paired_difference(values: Sequence[float], baseline: Sequence[float]) -> Difference:
+    """The difference `values` - `baseline`, paired by position, with its 95% t interval.
+
+    Args:
+        values: accuracies of the network, one per seed.
+        baseline: accuracies of the network it is compared with, for the same seeds in the same order.
+    """
+    pairs = zip(values, baseline, strict=True)
+    mean, sd, interval = _mean_sd_interval([a - b for a, b in pairs])
+    why = None
+    if sd is None:
+        why = "one seed has no spread to judge by"
+    elif interval is None:
+        why = "all seeds gave the same difference, so their spread is unknown"
+    return Difference(n=len(values), mean=mean, sd=sd, interval=interval, why_no_interval=why)
+
+
+def wilson_interval(percent: float, images: int) -> tuple[float, float]:
+    """Wilson's 95% interval, in percent, of one accuracy measured on `images` test images."""
+    p = percent / 100
+    centre = p + Z_95**2 / (2 * images)
+    half = Z_95 * math.sqrt(p * (1 - p) / images + Z_95**2 / (4 * images**2))
+    scale = 100 / (1 + Z_95**2 / images)
+    return (centre - half) * scale, (centre + half) * scale
+
+
+def smallest_tellable_difference(images: int) -> float:
+    """Points below which one pair of runs cannot differ significantly on `images` images (see `FEWEST_IMAGES`)."""
+    return 100 * FEWEST_IMAGES / images
+
+
+def conclusion(difference: Difference, images: int) -> str:
+    """What the difference shows, without more than it shows: "ahead", "behind", "not shown" or "too few images"."""
+    if difference.interval is None or difference.interval[0] <= 0 <= difference.interval[1]:
+        return "not shown"
+    if abs(difference.mean) < smallest_tellable_difference(images):
+        return "too few images"
+    return "ahead" if difference.mean > 0 else "behind"
+
+
+def verdict(name: str, baseline: str, difference: Difference, images: int) -> str:
+    """One plain sentence about `name` against `baseline`."""
+    start = f"{name} against {baseline}: {difference.mean:+.2f} points"
+    if difference.interval is None:
+        return f"{start}; no interval, as {difference.why_no_interval}: no difference shown."
+    interval = "95% interval [{:+.2f}, {:+.2f}]".format(*difference.interval) + f" over {difference.n} seeds"
+    ending = {
+        "not shown": "no difference shown",
+        "too few images": f"the seeds agree, but {images:,} test images are too few to tell so small a difference",
+        "ahead": "ahead, for this data set and recipe",
+        "behind": "behind, for this data set and recipe",
+    }[conclusion(difference, images)]
+    return f"{start}, {interval}: {ending}."

@@ -1,0 +1,131 @@
+"""From the runs of a comparison to its table: one entry per network, and the notes that a reader needs with it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from attnorm.evidence.cost import median_of_medians
+from attnorm.evidence.statistics import (
+    FEWEST_IMAGES,
+    conclusion,
+    describe,
+    paired_difference,
+    smallest_tellable_difference,
+    verdict,
+    wilson_interval,
+)
+
+Run = Mapping[str, Any]
+
+
+def summarise(
+    models: Sequence[str], runs: Sequence[Run], costs: Mapping[str, Mapping[str, int]], test_images: int
+) -> list[dict[str, Any]]:
+    """One entry per network, in the order given; the first is the baseline.
+
+    Args:
+        models: names of the networks.
+        runs: the runs, see `attnorm.evidence.compare.collect`.
+        costs: per network its "parameters" and "macs".
+        test_images: number of images that every accuracy was measured on.
+    """
+    baseline = _accuracies(runs, models[0])
+    return [_entry(name, models[0], baseline, runs, costs[name], test_images) for name in models]
+
+
+def _entry(
+    name: str,
+    baseline_name: str,
+    baseline: Mapping[int, float],
+    runs: Sequence[Run],
+    cost: Mapping[str, int],
+    images: int,
+) -> dict[str, Any]:
+    own = [run for run in runs if run["model"] == name]
+    values = _accuracies(runs, name)
+    entry: dict[str, Any] = {
+        "name": name,
+        **cost,
+        "seeds": list(values),
+        "values": list(values.values()),
+        "top1": asdict(describe(list(values.values()))) if values else None,
+        "failed": [{"seed": run["seed"], "why": run["why"]} for run in own if run["status"] == "failed"],
+        "paired_seeds": [],
+        "differences": [],
+        "difference": None,
+        "conclusion": None,
+        "verdict": None,
+        "train_ms_per_image": median_of_medians(_training_times(own)),
+        "eval_ms_per_image": median_of_medians(_evaluation_times(own, images)),
+    }
+    shared = [seed for seed in values if seed in baseline]
+    if name != baseline_name and shared:
+        ours, theirs = [values[seed] for seed in shared], [baseline[seed] for seed in shared]
+        difference = paired_difference(ours, theirs)
+        entry["paired_seeds"] = shared
+        entry["differences"] = [a - b for a, b in zip(ours, theirs, strict=True)]
+        entry["difference"] = asdict(difference)
+        entry["conclusion"] = conclusion(difference, images)
+        entry["verdict"] = verdict(name, baseline_name, difference, images)
+    elif name != baseline_name:
+        entry["verdict"] = f"{name} against {baseline_name}: no seed was finished by both, so nothing can be said."
+    return entry
+
+
+def history(run: Run) -> list[dict[str, Any]]:
+    """The epochs of a run, see `attnorm.training.record.RunRecord`; none for a run that did not finish."""
+    return run["record"]["history"] if run["record"] else []
+
+
+def _training_times(runs: Sequence[Run]) -> list[list[float]]:
+    # Not seconds by the size of the training part: an incomplete last batch may be left out of an epoch.
+    return [[1000 / epoch["images_per_second"] for epoch in history(run)] for run in runs]
+
+
+def _evaluation_times(runs: Sequence[Run], images: int) -> list[list[float]]:
+    return [[1000 * epoch["val_seconds"] / images for epoch in history(run)] for run in runs]
+
+
+def _accuracies(runs: Sequence[Run], model: str) -> dict[int, float]:
+    return {run["seed"]: run["top1"] for run in runs if run["model"] == model and run["status"] == "done"}
+
+
+def notes(data: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What a reader must know to read the table rightly, as plain sentences."""
+    images = data["test_images"]
+    lines = [
+        "Accuracy is that of the last epoch: no epoch was picked by looking at the evaluation part.",
+        "The interval of a difference is Student's t over seeds: mean(d) ± t(0.975, n−1) · sd(d) / √n, d being the "
+        "differences of runs with the same seed. Intervals are 95% each, not jointly for several networks.",
+    ]
+    means = [entry["top1"]["mean"] for entry in entries if entry["top1"]]
+    if means:
+        best = max(means)
+        low, high = wilson_interval(best, images)
+        lines.append(
+            f"All runs were measured on the same {images:,} images, whose choice the intervals do not contain: a "
+            f"single accuracy of {best:.2f}% on so many has a 95% interval of [{low:.2f}, {high:.2f}] (Wilson), and a "
+            f"difference below {smallest_tellable_difference(images):.2f} points, {FEWEST_IMAGES} images, cannot be "
+            "significant in one pair of runs (McNemar)."
+        )
+    lines += [
+        "MACs: multiply-accumulates of convolutions and matrix products, for one image; normalisation, activation and "
+        "other elementwise operations are not counted.",
+        "Times are medians over the epochs of the runs, with reading the data, on the machine named below; other work "
+        "on that machine is in them, so small differences mean little.",
+    ]
+    return lines
+
+
+def cautions(data: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What must stand beside the verdicts themselves, lest they be misread."""
+    lines: list[str] = []
+    if data["name"] == "digits":
+        lines.append(
+            "The handwritten digits are nearly solved by BatchNorm: this comparison shows that the machinery works, "
+            "not which layer is better."
+        )
+    for entry in entries:
+        for failure in entry["failed"]:
+            lines.append(f"{entry['name']} with seed {failure['seed']} did not finish: {failure['why']}")
+    return lines

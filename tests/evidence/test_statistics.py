@@ -1,0 +1,107 @@
+"""The statistics against SciPy's and against values worked out by hand."""
+
+import math
+
+import pytest
+from scipy import stats
+
+from attnorm.evidence.statistics import (
+    FEWEST_IMAGES,
+    conclusion,
+    describe,
+    paired_difference,
+    smallest_tellable_difference,
+    t_quantile,
+    verdict,
+    wilson_interval,
+)
+
+BN, AN = (91.0, 91.4, 91.2), (92.0, 92.3, 92.3)
+
+
+def test_describe_by_hand():
+    """91.0, 91.4, 91.2: mean 91.2, sd 0.2; t(0.975, 2) = 4.30265, so the half-width is 4.30265 * 0.2 / sqrt(3)."""
+    sample = describe(BN)
+    assert sample.mean == pytest.approx(91.2)
+    assert sample.sd == pytest.approx(0.2)
+    half = 4.302652729911275 * 0.2 / math.sqrt(3)
+    assert sample.interval == pytest.approx((91.2 - half, 91.2 + half), rel=1e-12)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 30])
+def test_t_quantile_is_scipys(n: int):
+    assert t_quantile(n - 1) == pytest.approx(stats.t.ppf(0.975, n - 1), rel=1e-12)
+
+
+@pytest.mark.parametrize("count", [2, 3, 8])
+def test_paired_interval_is_scipys(count: int):
+    ours = [90 + math.sin(k) for k in range(count)]
+    theirs = [90 + math.cos(3 * k) for k in range(count)]
+    expected = stats.ttest_rel(ours, theirs).confidence_interval(0.95)
+    difference = paired_difference(ours, theirs)
+    assert difference.interval == pytest.approx((expected.low, expected.high), rel=1e-9)
+    assert difference.mean == pytest.approx(sum(ours) / count - sum(theirs) / count)
+    assert difference.n == count
+
+
+def test_pairing_takes_out_what_seeds_share():
+    """Seeds that are good for both networks do not widen the interval of their difference."""
+    baseline = [80.0, 90.0, 85.0]
+    ours = [value + shift for value, shift in zip(baseline, (1.0, 1.1, 0.9), strict=True)]
+    low, high = paired_difference(ours, baseline).interval or (0, 0)
+    assert 0.7 < low < high < 1.3
+
+
+def test_unequal_numbers_of_seeds_are_refused():
+    with pytest.raises(ValueError, match="argument"):
+        paired_difference([1.0, 2.0], [1.0])
+
+
+def test_one_seed_has_no_interval_and_says_so():
+    difference = paired_difference([92.0], [91.0])
+    assert difference.interval is None
+    assert difference.sd is None
+    assert conclusion(difference, 10_000) == "not shown"
+    assert "one seed" in verdict("an", "bn", difference, 10_000)
+    assert "no difference shown" in verdict("an", "bn", difference, 10_000)
+
+
+def test_equal_differences_are_not_taken_for_certainty():
+    """Accuracies are counts, so three seeds may differ by the same number; an interval of no width would over-claim."""
+    difference = paired_difference([92.0, 92.5, 91.0], [91.0, 91.5, 90.0])
+    assert difference.sd == 0
+    assert difference.interval is None
+    assert conclusion(difference, 10_000) == "not shown"
+    assert "spread is unknown" in verdict("an", "bn", difference, 10_000)
+
+
+@pytest.mark.parametrize(("right", "images"), [(780, 797), (9_123, 10_000), (10_000, 10_000), (0, 50)])
+def test_wilson_interval_is_scipys(right: int, images: int):
+    expected = stats.binomtest(right, images).proportion_ci(0.95, method="wilson")
+    assert wilson_interval(100 * right / images, images) == pytest.approx((100 * expected.low, 100 * expected.high))
+
+
+def test_fewest_images_is_where_the_sign_test_turns_significant():
+    """All images that only one network gets right speak for the same one: the most favourable case there is."""
+    assert stats.binomtest(FEWEST_IMAGES, FEWEST_IMAGES, 0.5).pvalue < 0.05
+    assert stats.binomtest(FEWEST_IMAGES - 1, FEWEST_IMAGES - 1, 0.5).pvalue > 0.05
+    assert smallest_tellable_difference(797) == pytest.approx(100 * 6 / 797)
+
+
+def test_conclusions():
+    ahead, behind = paired_difference(AN, BN), paired_difference(BN, AN)
+    assert conclusion(ahead, 10_000) == "ahead"
+    assert conclusion(behind, 10_000) == "behind"
+    assert conclusion(paired_difference((91.3, 91.1, 91.4), BN), 10_000) == "not shown"
+    # 1 point of 100 images is one image: too few, however well the seeds agree.
+    assert conclusion(ahead, 100) == "too few images"
+
+
+def test_verdict_names_difference_interval_and_seeds():
+    sentence = verdict("an", "bn", paired_difference(AN, BN), 10_000)
+    assert (
+        sentence
+        == "an against bn: +1.00 points, 95% interval [+0.75, +1.25] over 3 seeds: ahead, for this data set and recipe."
+    )
+    sentence = verdict("se", "bn", paired_difference((91.3, 91.1, 91.4), BN), 10_000)
+    assert sentence.endswith("no difference shown.")
