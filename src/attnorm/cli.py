@@ -1,0 +1,165 @@
+"""The door for a person: `attnorm COMMAND ...`.
+
+Nothing heavy is imported before a command runs, so that the help answers at once.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from attnorm import __version__
+from attnorm.errors import ConfigError, JobError
+
+DONE, FAILED, WRONG_ARGUMENTS, INTERRUPTED = 0, 1, 2, 130
+
+
+def _models(arguments: Sequence[str]) -> int:
+    from attnorm.options import parse_settings
+    from attnorm.training.use_config import ModelsConfig
+
+    config = parse_settings(ModelsConfig, arguments, command="attnorm models")
+    from attnorm.training.catalogue import print_models
+
+    print_models(config)
+    return DONE
+
+
+def _train(arguments: Sequence[str]) -> int:
+    from attnorm.options import parse_settings
+    from attnorm.training.config import TrainConfig
+
+    config = parse_settings(TrainConfig, arguments, command="attnorm train", recipe=True)
+    from attnorm.training.loop import fit
+
+    record = fit(config)
+    if os.environ.get("RANK", "0") == "0":
+        print(
+            f"{record.model} on {record.data['name']}: top-1 {record.top1:.2f}, best {record.best_top1:.2f} "
+            f"(epoch {record.best_epoch}), {record.params / 1e6:.2f} M parameters; results in {config.output}"
+        )
+    return DONE
+
+
+def _eval(arguments: Sequence[str]) -> int:
+    from attnorm.options import parse_settings
+    from attnorm.training.use_config import EvalConfig
+
+    config = parse_settings(EvalConfig, arguments, command="attnorm eval")
+    from attnorm.training.inference import evaluate_checkpoint
+
+    result = evaluate_checkpoint(config)
+    if os.environ.get("RANK", "0") == "0":
+        loss = "not finite" if result["loss"] is None else f"{result['loss']:.4f}"
+        print(
+            f"{result['model']} on {result['dataset']}: top-1 {result['top1']:.2f}, top-5 {result['top5']:.2f}, "
+            f"loss {loss}, {result['count']} images"
+        )
+    return DONE
+
+
+def _predict(arguments: Sequence[str]) -> int:
+    from attnorm.options import parse_settings
+    from attnorm.training.use_config import PredictConfig
+
+    config = parse_settings(PredictConfig, arguments, command="attnorm predict")
+    from attnorm.training.predict import predict
+
+    result = predict(config)
+    count, unreadable = len(result["predictions"]), result["unreadable"]
+    print(f"{count} images: results in {config.output}")
+    if unreadable:
+        raise JobError(
+            f"{len(unreadable)} of {count + len(unreadable)} images could not be read: {', '.join(unreadable)}"
+        )
+    return DONE
+
+
+def _compare(arguments: Sequence[str]) -> int:
+    from attnorm.evidence.config import CompareConfig
+    from attnorm.options import parse_settings
+
+    config = parse_settings(CompareConfig, arguments, command="attnorm compare", recipe=True)
+    from attnorm.evidence.compare import compare
+
+    compare(config)
+    return DONE
+
+
+COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
+    "models": (_models, "list the networks, with their parameters"),
+    "train": (_train, "train a network on images"),
+    "eval": (_eval, "top-1, top-5 and loss of a checkpoint on a data set"),
+    "predict": (_predict, "the most likely classes of images, as JSON and as pictures"),
+    "compare": (_compare, "train several networks with several seeds and show them side by side"),
+}
+
+
+def usage() -> str:
+    """The help of `attnorm` itself."""
+    lines = [f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items()]
+    return "\n".join(
+        (
+            "usage: attnorm COMMAND [--flag VALUE ...]",
+            "",
+            "Attentive Normalization for PyTorch: train, compare and use networks that have it.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "attnorm COMMAND --help lists the flags of a command. Everywhere: --debug shows the traceback of an error.",
+            "attnorm --version prints the version.",
+            "",
+            "To start: attnorm compare --models resnet8_cifar,resnet8_cifar_an --dataset digits --output runs/digits",
+        )
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        arguments: as typed after `attnorm`; those of this process when not given.
+
+    Returns:
+        0 done; 1 the job failed; 2 the arguments are wrong; 130 interrupted. A failure has one line on stderr.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    given = [argument for argument in given if argument != "--debug"]
+    if not given or given[0] in ("-h", "--help", "help"):
+        print(usage())
+        return DONE
+    if given[0] == "--version":
+        print(f"attnorm {__version__}")
+        return DONE
+    try:
+        if given[0] not in COMMANDS:
+            raise ConfigError(f"the command must be one of {', '.join(COMMANDS)}; got {given[0]!r}")
+        return COMMANDS[given[0]][0](given[1:])
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else DONE
+    except KeyboardInterrupt:
+        return _say("interrupted", INTERRUPTED)
+    except ConfigError as error:
+        return _fail(error, WRONG_ARGUMENTS, debug)
+    except (JobError, OSError) as error:
+        return _fail(error, FAILED, debug)
+    except Exception as error:
+        if debug:
+            raise
+        return _say(f"error: {type(error).__name__}: {error}; --debug shows where, please report it", FAILED)
+
+
+def _fail(error: Exception, code: int, debug: bool) -> int:
+    if debug:
+        raise error
+    return _say(f"error: {error}", code)
+
+
+def _say(message: str, code: int) -> int:
+    print("attnorm: " + " ".join(message.split()), file=sys.stderr, flush=True)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,123 @@
+"""`attnorm predict`: the most likely classes of images, as JSON and as pictures."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attnorm.errors import DataError
+from attnorm.files import replacing, write_json_atomic
+from attnorm.training.checkpoint import CheckpointMeta, load_checkpoint
+from attnorm.training.objective import prepare_images
+from attnorm.training.processes import Processes, choose_device
+from attnorm.training.use_config import PredictConfig
+
+TOP = 5
+EXTENSIONS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+
+
+def predict(config: PredictConfig) -> dict[str, Any]:
+    """Classifies images one by one, prepared as the evaluation of the run that made the checkpoint prepared its own.
+
+    Args:
+        config: checkpoint, images, and the folder for predictions.json and one PNG per image.
+
+    Returns:
+        The content of predictions.json: checkpoint, model, `predictions` (image, picture, and `top` with label,
+        class index and probability, the best first) and `unreadable`, the names of images that could not be read.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be used.
+        DataError: there are no images.
+    """
+    from PIL import UnidentifiedImageError
+
+    device = choose_device(config.device, Processes())
+    output, root = Path(config.output), Path(config.input)
+    images = find_images(root, output)
+    model, meta = load_checkpoint(config.checkpoint)
+    model = model.to(device)
+    predictions: list[dict[str, Any]] = []
+    unreadable: list[str] = []
+    for path in images:
+        try:
+            shown, pixels = read_image(path, meta)
+        except (OSError, UnidentifiedImageError, ValueError, SyntaxError):
+            unreadable.append(str(path))
+            continue
+        top = classify(model, pixels, meta, device)
+        name = path.relative_to(root) if root.is_dir() else Path(path.name)
+        picture = output / name.parent / f"{name.name}.top5.png"
+        draw(shown, top, picture)
+        predictions.append({"image": str(path), "picture": str(picture.relative_to(output)), "top": top})
+    result = {
+        "checkpoint": config.checkpoint,
+        "model": meta.model,
+        "predictions": predictions,
+        "unreadable": unreadable,
+    }
+    write_json_atomic(output / "predictions.json", result)
+    return result
+
+
+def find_images(path: Path, output: Path) -> list[Path]:
+    """The image itself, or the images of a folder and its subfolders, by name, without what lies in `output`.
+
+    Raises:
+        DataError: there is nothing at `path`, or no image in it.
+    """
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise DataError(f"input must be an image or a folder of images, and there is nothing at {path}")
+    found = sorted(item for item in path.rglob("*") if item.suffix.lower() in EXTENSIONS and item.is_file())
+    found = [item for item in found if not item.resolve().is_relative_to(output.resolve())]
+    if not found:
+        raise DataError(f"input must hold images ({', '.join(sorted(EXTENSIONS))}), and {path} has none")
+    return found
+
+
+def read_image(path: Path, meta: CheckpointMeta) -> tuple[Any, Tensor]:
+    """The image to show, and its uint8 pixels (C, H, W) as the network takes them."""
+    from PIL import Image
+
+    from attnorm.data import eval_transform
+
+    with Image.open(path) as file:
+        file.load()
+        shown = file.convert("RGB")
+        transform = eval_transform(meta.image_size, meta.crop_pct, meta.interpolation, meta.in_chans)
+        return shown, transform(file)
+
+
+@torch.no_grad()
+def classify(model: nn.Module, pixels: Tensor, meta: CheckpointMeta, device: torch.device) -> list[dict[str, Any]]:
+    """The TOP most likely classes of one image (C, H, W), the best first, with their probabilities."""
+    mean, std = torch.tensor(meta.mean, device=device), torch.tensor(meta.std, device=device)
+    logits = model(prepare_images(pixels[None].to(device), mean, std))[0]
+    probabilities, classes = logits.float().softmax(0).topk(min(TOP, meta.num_classes))
+    return [
+        # A network may have more outputs than the data set had classes: such an output has no name.
+        {"label": meta.classes[c] if c < len(meta.classes) else f"class {c}", "class": c, "probability": p}
+        for c, p in zip(classes.tolist(), probabilities.tolist(), strict=True)
+    ]
+
+
+def draw(image: Any, top: list[dict[str, Any]], path: Path) -> None:
+    """Saves the image with its labels and their probabilities as bars beside it."""
+    from matplotlib.figure import Figure  # the class itself: no window, no global state
+
+    figure = Figure(figsize=(8, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(1, 1.2))
+    left.imshow(image)
+    left.set_axis_off()
+    bars = right.barh([item["label"] for item in top], [item["probability"] for item in top], color="#4477aa")
+    right.bar_label(bars, [f"{item['probability']:.1%}" for item in top], padding=4)
+    right.invert_yaxis()
+    right.set_xlim(0, 1.15)
+    right.set_xticks([0, 0.5, 1], ["0%", "50%", "100%"])
+    right.set_xlabel("probability")
+    right.spines[["top", "right"]].set_visible(False)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=100)
