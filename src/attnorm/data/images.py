@@ -21,6 +21,7 @@ RESAMPLE = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
 }
+_LONGEST = 100  # times the shorter side: beyond that an image is cut before it is resized
 # All that Pillow's decoders are known to raise for damaged files; MemoryError: a header that lies about the size.
 _DAMAGED = (
     OSError,
@@ -104,8 +105,17 @@ def eval_transform(
     return partial(_resize_crop, size=image_size, short=short, resample=RESAMPLE[interpolation], in_chans=in_chans)
 
 
+def _middle(image: Image.Image) -> Image.Image:
+    """Cut a very long image to its middle: only that is used, while resizing all of it could fill the memory."""
+    limit = _LONGEST * min(image.size)
+    left, upper = max(0, image.width - limit) // 2, max(0, image.height - limit) // 2
+    return image.crop((left, upper, image.width - left, image.height - upper))
+
+
 def _resize_crop(image: Image.Image, *, size: int, short: int, resample: Image.Resampling, in_chans: int) -> Tensor:
     image = _convert(image, in_chans)
+    if max(image.size) > _LONGEST * min(image.size):
+        image = _middle(image)
     # the longer side is rounded down, as in torchvision's Resize
     if image.width <= image.height:
         shape = (short, max(short, int(short * image.height / image.width)))

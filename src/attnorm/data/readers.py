@@ -77,25 +77,37 @@ def read_tar(root: Path, split: str) -> Source:
         ) from error
     if "" in reader.class_name_to_idx:
         raise DataError(f"{place} must hold its images in one folder per class; some are in none")
-    rows: list[tuple[str, int, int]] = []
-    for member, parent, child in reader.samples:
-        file = place.parent / place.name if parent is None else place / parent
+    found: list[tuple[str, str, str, tuple[str, int, int]]] = []
+    for (member, parent, child), target in zip(reader.samples, reader.targets, strict=True):
+        file = str(place if parent is None else place / parent)
         # a tar within a tar: its members are counted from its own beginning
-        rows.append((str(file), member.offset_data + (child.offset_data if child else 0), member.size))
+        start = member.offset_data + (child.offset_data if child else 0)
+        label = reader.class_idx_to_name[int(target)]
+        found.append((label, f"{file}:{child.name}" if child else file, member.name, (file, start, member.size)))
+    # timm leaves the order of several tars to the file system; as in a folder it is by class, then by name
+    found.sort()
     classes = tuple(sorted(reader.class_name_to_idx))
-    table = np.argsort(np.argsort([reader.class_idx_to_name[i] for i in range(len(classes))]))
-    names = [f"{row[0]}:{sample[0].name}" for row, sample in zip(rows, reader.samples, strict=True)]
-    labels = torch.from_numpy(table[np.asarray(reader.targets)].astype(np.int64))
-    return Source(classes=classes, labels=labels, names=names, open=_extents(rows).open)
+    number = {name: i for i, name in enumerate(classes)}
+    return Source(
+        classes=classes,
+        labels=torch.tensor([number[f[0]] for f in found]),
+        names=[f"{f[1]}:{f[2]}" for f in found],
+        open=_extents([f[3] for f in found]).open,
+    )
 
 
 def _shards(root: Path, split: str) -> list[Path]:
     """The shard files of a split: by _info.json, as <split>*.tar, or by a name with {000..012} in it."""
     for info in (root / "_info.json", root / "info.json"):
         if info.is_file():
-            splits = json.loads(info.read_text()).get("splits", {})
-            if split in splits:
-                return [root / name for name in splits[split]["filenames"]]
+            try:
+                splits = json.loads(info.read_text()).get("splits", {})
+                if split in splits:
+                    return [root / name for name in splits[split]["filenames"]]
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise DataError(
+                    f'{info} must be JSON with "splits", each with "filenames": {type(error).__name__} {error}'
+                ) from error
     braces = re.fullmatch(r"(.*)\{(\d+)\.\.(\d+)\}(.*)", split)
     if braces:
         head, first, last, tail = braces.groups()

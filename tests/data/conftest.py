@@ -1,0 +1,34 @@
+"""Real files where they are there, and a cache that is the test's own."""
+
+import os
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    """The folder of real data: ATTNORM_SHARED_DATA, or shared/data beside the repository."""
+    default = Path(__file__).parents[3] / "shared" / "data"
+    folder = Path(os.environ.get("ATTNORM_SHARED_DATA", default))
+    if not folder.is_dir():
+        pytest.skip(f"the real data are not here: {folder} (ATTNORM_SHARED_DATA names another folder)")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture
+def image_folder(tmp_path):
+    """train: 4 cats, 3 dogs; val: 2 of each; plain colours: red = 10 * number, blue = 200 for dogs."""
+    for split, cats, dogs in (("train", 4, 3), ("val", 2, 2)):
+        for name, count, blue in (("cat", cats, 0), ("dog", dogs, 200)):
+            folder = tmp_path / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                Image.new("RGB", (20 + i, 16), (10 * i, 0, blue)).save(folder / f"{i}.png")
+    return tmp_path
