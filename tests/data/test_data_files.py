@@ -144,8 +144,8 @@ def test_a_class_of_bad_images_only(image_folder):
         load_data(config(image_folder)).train[SampleKey(4, 0, 0)]
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("train", [False, True])
+# One worker only: torch 2.15 waits 5 s for each worker to end after one of them has raised an exception.
+@pytest.mark.parametrize(("train", "workers"), [(False, 0), (True, 0), (True, 1)])
 def test_too_many_bad_images_stop_the_run_in_one_line(image_folder, train, workers):
     for i in (0, 1):
         truncate(image_folder / "train" / "cat" / f"{i}.png")
