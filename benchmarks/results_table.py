@@ -1,0 +1,141 @@
+"""Writes the tables of measured results into README.md and docs/ from the JSON files of benchmarks/results/.
+
+    python benchmarks/results_table.py                                  # renew every table and picture
+    python benchmarks/results_table.py --add NAME runs/x/compare.json   # take a comparison in, then renew
+    python benchmarks/results_table.py --check                          # exit 1 where a page is out of date
+
+A page says where: between `<!-- table NAME:begin -->` and `<!-- table NAME:end -->` stands the table alone, between
+`<!-- section NAME:begin -->` and its end the table with what made it, what it shows and how to read it. A comparison
+that no page names yet gets its section at the end of docs/results.md.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from attnorm.evidence.plots import accuracies, learning_curves, save_png
+from attnorm.evidence.table import HEADINGS, table_rows
+from attnorm.files import write_json_atomic, write_text_atomic
+
+ROOT = Path(__file__).parents[1]
+MARKER = re.compile(
+    r"(<!-- (?P<kind>table|section) (?P<name>[\w.-]+):begin -->\n).*?(<!-- (?P=kind) (?P=name):end -->)", re.DOTALL
+)
+# What tells of the machine's folders and not of the result.
+PATHS = ("data_dir", "output", "resume")
+
+
+def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, numbers to the right."""
+    lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """The table of a comparison."""
+    return markdown_table(HEADINGS, table_rows(result))
+
+
+def section(result: Mapping[str, Any], name: str) -> str:
+    """The table with everything a reader needs to judge and repeat it."""
+    data, environment = result["data"], result["environment"]
+    versions, machine = environment["versions"], environment["machine"]
+    what = (
+        f"{data['name']}, {data['train_images']:,} training and {data['test_images']:,} evaluation images of "
+        f"{data['image_size']}×{data['image_size']} pixels; {result['config']['epochs']} epochs; "
+        f"seeds {result['config']['seeds']}; {result['finished'][:10]}."
+    )
+    shown = [model["verdict"] for model in result["models"] if model["verdict"]] + list(result["cautions"])
+    parts = [
+        what,
+        f"    {result['command']}",
+        table(result).rstrip(),
+        "\n".join(f"- {line}" for line in shown),
+        f"![accuracy of every run and paired differences](images/{name}-accuracy.png)",
+        f"![learning curves](images/{name}-curves.png)",
+        "How to read it:\n\n" + "\n".join(f"- {line}" for line in result["notes"]),
+        f"Made with {_pairs(versions)}; on {_pairs(machine)}. Every run, epoch by epoch: "
+        f"[`benchmarks/results/{name}.json`](../benchmarks/results/{name}.json).",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _pairs(value: Mapping[str, Any] | str) -> str:
+    if isinstance(value, str):
+        return value
+    return ", ".join(f"{key} {item}" for key, item in value.items() if item is not None)
+
+
+def without_paths(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The comparison without the names of the machine's folders: the same numbers, fit for publishing."""
+    folders = {name: result["config"].get(name) for name in PATHS}
+    command = result["command"]
+    for name, folder in sorted(folders.items(), key=lambda item: -len(item[1] or "")):
+        if folder:
+            command = command.replace(folder, {"data_dir": "DATA_DIR", "output": "OUTPUT"}.get(name, "PATH"))
+
+    def strip(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: strip(item) for key, item in value.items() if key not in PATHS}
+        return [strip(item) for item in value] if isinstance(value, list) else value
+
+    return {**strip(result), "command": command}
+
+
+def render(page: str, results: Mapping[str, Mapping[str, Any]]) -> str:
+    """The page with the content between its markers renewed.
+
+    Raises:
+        KeyError: a marker names a comparison that is not there.
+    """
+
+    def fill(match: re.Match[str]) -> str:
+        name, result = match["name"], results[match["name"]]
+        content = table(result) if match["kind"] == "table" else section(result, name)
+        return f"{match[1]}\n{content}\n{match[4]}"
+
+    return MARKER.sub(fill, page)
+
+
+def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
+    """See the module's docstring."""
+    parser = argparse.ArgumentParser(description="Write result tables into the pages.")
+    parser.add_argument("--add", nargs=2, metavar=("NAME", "COMPARE_JSON"), help="take a comparison in")
+    parser.add_argument("--check", action="store_true", help="write nothing, exit 1 where a page is out of date")
+    options = parser.parse_args(arguments)
+    store = root / "benchmarks" / "results"
+    if options.add:
+        name, path = options.add
+        write_json_atomic(store / f"{name}.json", without_paths(json.loads(Path(path).read_text(encoding="utf-8"))))
+    results = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(store.glob("*.json"))}
+    results = {name: result for name, result in results.items() if result.get("format") == "attnorm-compare"}
+    pages = {
+        path: path.read_text(encoding="utf-8") for path in (root / "README.md", *sorted(root.glob("docs/**/*.md")))
+    }
+    renewed = dict(pages)
+    for name in results:
+        if not any(f"{name}:begin" in text for text in renewed.values()):
+            renewed[root / "docs" / "results.md"] += (
+                f"\n## {name}\n\n<!-- section {name}:begin -->\n<!-- section {name}:end -->\n"
+            )
+    renewed = {path: render(text, results) for path, text in renewed.items()}
+    changed = [path for path in pages if renewed[path] != pages[path]]
+    if options.check:
+        for path in changed:
+            print(f"{path.relative_to(root)} is out of date: run python benchmarks/results_table.py", file=sys.stderr)
+        return 1 if changed else 0
+    for path in changed:
+        write_text_atomic(path, renewed[path])
+        print(f"wrote {path.relative_to(root)}")
+    for name, result in results.items():
+        save_png(accuracies(result), root / "docs" / "images" / f"{name}-accuracy.png")
+        save_png(learning_curves(result), root / "docs" / "images" / f"{name}-curves.png")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
