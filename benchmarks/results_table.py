@@ -64,9 +64,9 @@ def section(result: Mapping[str, Any], name: str) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _pairs(value: Mapping[str, Any] | str) -> str:
-    if isinstance(value, str):
-        return value
+def _pairs(value: Mapping[str, Any] | list[Any]) -> str:
+    if isinstance(value, list):
+        return " or, in other runs, ".join(_pairs(item) for item in value)
     return ", ".join(f"{key} {item}" for key, item in value.items() if item is not None)
 
 

@@ -57,7 +57,7 @@ net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), tor
 layer = attnorm.AttentiveBatchNorm2d(8)
 y = layer(torch.randn(4, 8, 6, 6, requires_grad=True))
 y.square().sum().backward()
-attnorm.replace_norm(net, {"1": 4})
+attnorm.replace_norm(net, {{"1": 4}})
 print(tuple(y.shape), layer.weight.grad is not None, type(net[1]).__name__)
 """
     assert run_python(code).strip() == "(4, 8, 6, 6) True AttentiveBatchNorm2d"

@@ -154,7 +154,7 @@ def _run(config: TrainConfig, progress: ComparisonProgress) -> dict[str, Any]:
 
 
 def _environment(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Versions, machine and commit of the runs; where they were not all the same, every one that occurred."""
+    """Versions, machine and commit of the runs; where they were not all the same, a list of those that occurred."""
     records = [run["record"] for run in runs if run["record"]]
 
     def common(read: Callable[[dict[str, Any]], Any]) -> Any:
@@ -162,7 +162,7 @@ def _environment(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
         for record in records:
             if read(record) not in found:
                 found.append(read(record))
-        return found[0] if len(found) == 1 else " | ".join(str(item) for item in found)
+        return found[0] if len(found) == 1 else found
 
     return {
         "versions": common(lambda r: r["versions"]),

@@ -80,9 +80,11 @@ def print_result(result: Mapping[str, Any], files: Sequence[str]) -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=120)  # a log file has no edge to wrap at
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for index, heading in enumerate(HEADINGS):
-        table.add_column(heading, justify="right" if index else "left", no_wrap=index == 0)
+        # Two lines of heading leave 80 to 100 columns enough room for the intervals in one.
+        lines = heading.replace(", ", ",\n") if len(heading) > 12 else heading
+        table.add_column(lines, justify="right" if index else "left", vertical="bottom", no_wrap=index in (0, 2))
     for row in table_rows(result):
         # As Text, because rich would read an interval "[-1.1, +0.5]" as a style.
         table.add_row(*map(Text, row))

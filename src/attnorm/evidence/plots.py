@@ -61,6 +61,7 @@ def learning_curves(result: Mapping[str, Any]) -> Figure:
         axes[0].set_title("Top-1 on the evaluation part, %", loc="left", fontsize=10)
         axes[1].set_title("Training loss", loc="left", fontsize=10)
         axes[1].set_yscale("log")
+        _look_at_the_end(axes[0], [[e["top1"] for e in history(run)] for run in result["runs"] if run["record"]])
         axes[0].legend(loc="lower right", fontsize=9)
         return figure
 
@@ -75,6 +76,15 @@ def _draw_curves(axis: Axes, curves: Sequence[tuple[list[float], list[float]]], 
     if shared:
         mean = [sum(values[k] for _, values in curves) / len(curves) for k in range(shared)]
         axis.plot(curves[0][0][:shared], mean, style, color=colour, linewidth=2.2, marker=marker, label=name)
+
+
+def _look_at_the_end(axis: Axes, curves: Sequence[Sequence[float]]) -> None:
+    """Lets the steep start of the curves leave the picture, so that differences at their end can be seen."""
+    late = [value for curve in curves for value in curve[len(curve) // 2 :]]
+    if late:
+        low, high = min(late), max(late)
+        bottom = max(axis.get_ylim()[0], low - max(2.0, 1.5 * (high - low)))
+        axis.set_ylim(bottom, high + 0.06 * (high - bottom))
 
 
 def accuracies(result: Mapping[str, Any]) -> Figure:

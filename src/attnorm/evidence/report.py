@@ -40,7 +40,9 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1.2rem; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 @media print {
   :root { --ink: #000; --soft: #444; --ground: #fff; --line: #bbb; --panel: #f5f6f8; }
-  body { max-width: none; padding: 0; font-size: 11px; }
+  :root { font-size: 11px; }
+  body { max-width: none; padding: 0; font-size: 1rem; }
+  h2 { break-after: avoid; }
   figure, table, ul.verdicts { break-inside: avoid; }
   .wide { overflow: visible; }
 }
@@ -109,7 +111,9 @@ def _provenance(result: Mapping[str, Any]) -> str:
 
 def _plain(value: Any) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_plain(item)}" for key, item in value.items())
+        return ", ".join(f"{key} {_plain(item)}" for key, item in value.items() if item is not None)
+    if isinstance(value, list):
+        return " — or, in other runs: ".join(_plain(item) for item in value)
     return str(value)
 
 
