@@ -26,9 +26,10 @@ def _models(arguments: Sequence[str]) -> int:
 
 def _train(arguments: Sequence[str]) -> int:
     from attnorm.options import parse_settings
-    from attnorm.training.config import TrainConfig
+    from attnorm.training.config import TrainConfig, check_recipe
 
     config = parse_settings(TrainConfig, arguments, command="attnorm train", recipe=True)
+    check_recipe(config)  # as `fit` does, but before the seconds that Lightning takes to be imported
     from attnorm.training.loop import fit
 
     record = fit(config)

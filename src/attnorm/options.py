@@ -80,7 +80,7 @@ def make_parser(settings: type[Any], command: str, *, recipe: bool) -> Any:
             )
 
     # exit_on_error would print the whole usage, some fifty lines, above the one line that helps.
-    parser = Parser(prog=command, exit_on_error=False)
+    parser = Parser(prog=command, exit_on_error=False, allow_abbrev=False)
     if recipe:
         action = jsonargparse.ActionConfigFile  # pyright: ignore[reportPrivateImportUsage]
         parser.add_argument("--config", action=action, help="recipe: a YAML file of fields, which flags override")

@@ -21,7 +21,6 @@ from attnorm.training.config import TrainConfig
 from attnorm.training.evaluate import evaluate
 from attnorm.training.module import TrainModule
 from attnorm.training.output import CONFIG_KEY, PROCESSES_KEY
-from attnorm.training.processes import sum_over_processes
 
 Row = dict[str, Any]
 
@@ -168,7 +167,7 @@ class EpochEnd(Checkpoint):
         return self.average.model if self.average is not None else module.model
 
     def _measure(self, trainer: pl.Trainer, module: TrainModule, seconds: float) -> Row:
-        loss_sum, count = sum_over_processes([*module.take_train_sums()], module.device)
+        loss_sum, count = module.take_train_sums()
         started = time.perf_counter()
         result = evaluate(
             self._network(module),

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from attnorm.errors import DataError
 from attnorm.training.objective import prepare_images
+from attnorm.training.processes import sum_over_processes
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -23,7 +24,8 @@ class Tally:
     """Sums over the images seen: right answers, loss and how many images. Stays on the device until `result`."""
 
     def __init__(self, device: torch.device) -> None:
-        self.counts = torch.zeros(3, dtype=torch.int64, device=device)  # top-1, top-5, images
+        self.right = torch.zeros(2, dtype=torch.int64, device=device)  # top-1, top-5
+        self.images = 0
         self.loss = torch.zeros(1, dtype=torch.float64, device=device)
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
@@ -32,29 +34,29 @@ class Tally:
         best = logits.topk(min(5, logits.shape[1]), dim=1).indices
         # A network that has left the finite numbers must not score by the order in which topk meets NaN.
         hits = (best == labels[:, None]) & logits.isfinite().all(dim=1, keepdim=True)
-        right = (hits[:, 0].sum(), hits.sum())
-        self.counts += torch.stack([*right, torch.tensor(len(labels), device=labels.device)])
+        self.right += torch.stack([hits[:, 0].sum(), hits.sum()])
+        self.images += len(labels)
         self.loss += F.cross_entropy(logits, labels, reduction="sum").double()
 
     def result(self) -> dict[str, float | int]:
         """Sums over all processes, then `top1` and `top5` in percent, mean `loss`, and `count`."""
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(self.counts)
-            dist.all_reduce(self.loss)
-        top1, top5, count = (int(value) for value in self.counts.tolist())
+        # Through float64: whole numbers stay exact up to 2^53.
+        sums = [*self.right.tolist(), self.images, self.loss.item()]
+        sums = sum_over_processes([float(value) for value in sums], self.loss.device)
+        top1, top5, count = (int(value) for value in sums[:3])
         if count == 0:
             raise DataError("the evaluation part of the data has no images; check val_split and data_dir")
         return {
             "top1": 100 * top1 / count,
             "top5": 100 * top5 / count,
-            "loss": self.loss.item() / count,
+            "loss": sums[3] / count,
             "count": count,
         }
 
 
 def share_buffers(model: nn.Module) -> None:
     """Gives every process the running statistics of process 0, so that all evaluate the one network that is saved."""
-    if dist.is_available() and dist.is_initialized():
+    if dist.is_initialized():
         for buffer in model.buffers():
             dist.broadcast(buffer, src=0)
 

@@ -18,6 +18,7 @@ from attnorm.errors import ConfigError, JobError
 from attnorm.files import write_text_atomic
 from attnorm.training.checkpoint import CheckpointMeta
 from attnorm.training.config import TrainConfig, check_recipe, resolve
+from attnorm.training.optimizer import check_optimizer
 from attnorm.training.output import RECORD, Start, find_start
 from attnorm.training.processes import Processes, choose_device, process_group, wait_for_all
 from attnorm.training.record import RunRecord, environment, git_state, versions
@@ -48,6 +49,7 @@ def fit(config: TrainConfig, *, quiet: bool = False, on_epoch: Callable[[Row], N
     """
     config = resolve(config)
     check_recipe(config)
+    check_optimizer(config)
     processes = Processes.from_environment()
     device = choose_device(config.device, processes)
     with process_group(processes, device):

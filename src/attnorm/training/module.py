@@ -10,7 +10,10 @@ from attnorm.errors import DivergedError
 from attnorm.training.config import TrainConfig
 from attnorm.training.objective import draw_mix, mixed_loss, prepare_images
 from attnorm.training.optimizer import create_optimizer
+from attnorm.training.processes import sum_over_processes
 from attnorm.training.schedule import learning_rate
+
+SUMS_KEY = "attnorm_train_sums"  # entry of the resume state
 
 
 class TrainModule(pl.LightningModule):
@@ -28,8 +31,6 @@ class TrainModule(pl.LightningModule):
 
     mean: Tensor
     std: Tensor
-    loss_sum: Tensor
-    image_count: Tensor
 
     def __init__(
         self,
@@ -51,9 +52,9 @@ class TrainModule(pl.LightningModule):
         self.last_checkpoint: str | None = None  # named when the loss diverges; the checkpoint callback keeps it
         self.register_buffer("mean", torch.tensor(mean), persistent=False)
         self.register_buffer("std", torch.tensor(std), persistent=False)
-        # Buffers, not attributes: the sums of a part of an epoch belong to the state that a run resumes from.
-        self.register_buffer("loss_sum", torch.zeros((), dtype=torch.float64))
-        self.register_buffer("image_count", torch.zeros((), dtype=torch.int64))
+        # Of this process in this epoch. No buffer: DDP would overwrite it with the first process's before every step.
+        self._loss_sum: Tensor | None = None  # float64
+        self._image_count = 0.0
         self._unchecked: tuple[Tensor, int, int] | None = None
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -92,8 +93,9 @@ class TrainModule(pl.LightningModule):
         logits = self.model(images if mix is None else mix.images(images))
         loss = mixed_loss(logits, labels, smoothing=config.smoothing, mix=mix)
         self._check_finite(loss.detach(), epoch, batch_idx)
-        self.loss_sum += loss.detach().double() * len(labels)
-        self.image_count += len(labels)
+        summand = loss.detach().double() * len(labels)
+        self._loss_sum = summand if self._loss_sum is None else self._loss_sum.to(summand.device) + summand
+        self._image_count += len(labels)
         return loss
 
     def _check_finite(self, loss: Tensor, epoch: int, iteration: int) -> None:
@@ -123,9 +125,22 @@ class TrainModule(pl.LightningModule):
             f"{kept}; try a smaller lr, a longer warmup_epochs or clip_grad"
         )
 
-    def take_train_sums(self) -> tuple[float, int]:
-        """Gives the sum of the losses and the count of images since the last call, of this process."""
-        sums = self.loss_sum.item(), int(self.image_count.item())
-        self.loss_sum.zero_()
-        self.image_count.zero_()
-        return sums
+    def take_train_sums(self) -> tuple[float, float]:
+        """Sum of the losses and count of images in this epoch over all processes; the next epoch starts at zero."""
+        sums = self._total_sums()
+        self._loss_sum, self._image_count = None, 0.0
+        return sums[0], sums[1]
+
+    def _total_sums(self) -> list[float]:
+        loss = 0.0 if self._loss_sum is None else self._loss_sum.item()
+        return sum_over_processes([loss, self._image_count], self.device)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps the sums of a part of an epoch."""
+        checkpoint[SUMS_KEY] = self._total_sums()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes the sums back: the first process goes on with those of all."""
+        loss, count = checkpoint[SUMS_KEY]
+        if self.rank == 0 and count > 0:
+            self._loss_sum, self._image_count = torch.tensor(loss, dtype=torch.float64), count
