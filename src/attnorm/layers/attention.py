@@ -13,6 +13,7 @@ The weights are not normalised to sum to one, except by the "softmax" gate. All 
 """
 
 import math
+from collections.abc import Callable
 from typing import Literal, TypedDict
 
 import torch
@@ -34,10 +35,15 @@ def hard_sigmoid(z: Tensor) -> Tensor:
     return (z + 3).clamp(0, 6) / 6
 
 
-GATES = {
+def softmax(z: Tensor) -> Tensor:
+    """Softmax over the K components."""
+    return z.softmax(1)
+
+
+GATES: dict[str, Callable[[Tensor], Tensor]] = {
     "hard_sigmoid": hard_sigmoid,
     "sigmoid": torch.sigmoid,
-    "softmax": lambda logits: torch.softmax(logits, 1),
+    "softmax": softmax,
 }
 
 

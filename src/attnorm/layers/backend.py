@@ -105,10 +105,10 @@ def _closed_form_obstacle(x: Tensor) -> str | None:
         return f"a {type(x).__name__} is not an ordinary tensor"
     if x.is_meta:
         return "a meta tensor has no data"
-    if torch.jit.is_tracing() or torch.compiler.is_compiling():
+    if torch.jit.is_tracing() or torch.compiler.is_compiling():  # pyright: ignore[reportPrivateImportUsage]
         return "the call is being traced"
     if torch._C._are_functorch_transforms_active():  # pyright: ignore[reportPrivateUsage]
         return "a torch.func transform is active"
-    if torch.autograd.forward_ad._current_level >= 0:  # pyright: ignore[reportPrivateUsage]
+    if torch.autograd.forward_ad._current_level >= 0:  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType]
         return "forward-mode differentiation is active"
     return None

@@ -15,13 +15,13 @@ so that double backward works.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from attnorm.layers.reference import at_least_float32, spread
+from attnorm.layers.reference import at_least_float32, pixel_count, spread
 
 # sum(x^2)/L - m^2 loses log10(m^2/v) digits. From this ratio on, a row is measured again around its own mean:
 # at 64, float32 keeps a relative error below 1e-5 in v.
@@ -46,7 +46,8 @@ def _measure(x: Tensor) -> tuple[Tensor, Tensor]:
     spatial = tuple(range(2, x.ndim))
     wide = at_least_float32(x)
     mean = wide.mean(spatial)
-    mean_square = torch.linalg.vector_norm(wide, dim=spatial).square_() / _pixels(x)
+    norm = cast(Tensor, torch.linalg.vector_norm(wide, dim=spatial))  # pyright: ignore[reportUnknownMemberType]
+    mean_square = norm.square_() / pixel_count(x)
     var = torch.addcmul(mean_square, mean, mean, value=-1).clamp_(min=0)
     cancelled = mean.square() > _CANCELLATION * var
     if cancelled.any():
@@ -56,10 +57,6 @@ def _measure(x: Tensor) -> tuple[Tensor, Tensor]:
         mean[cancelled] += offset
         var[cancelled] = (residual - offset.unsqueeze(1)).square_().mean(1)
     return mean, var
-
-
-def _pixels(x: Tensor) -> int:
-    return x.shape[2:].numel()
 
 
 class _Moments(Function):
@@ -75,9 +72,9 @@ class _Moments(Function):
         x, mean = ctx.saved_tensors
         if torch.is_grad_enabled():
             dx = spread(2 * dvar, x) * (x - spread(mean, x)) + spread(dmean, x)
-            return (dx / _pixels(x)).to(x.dtype), None
-        p = dvar * (2 / _pixels(x))
-        q = torch.addcmul(dmean / _pixels(x), p, mean, value=-1)
+            return (dx / pixel_count(x)).to(x.dtype), None
+        p = dvar * (2 / pixel_count(x))
+        q = torch.addcmul(dmean / pixel_count(x), p, mean, value=-1)
         dx = torch.addcmul(spread(q, x), spread(p, x), x)
         handed = ctx.handover.take()
         if handed is not None:

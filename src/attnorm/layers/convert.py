@@ -1,7 +1,7 @@
 """Put Attentive Normalization into a network in place of its norms, and take it out again."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -23,6 +23,7 @@ from attnorm.layers.norm_act import AttentiveBatchNormAct2d, AttentiveGroupNormA
 from attnorm.layers.placement import Placement, choose
 from attnorm.layers.plain import BatchNorm
 from attnorm.layers.policy import attentive_norm_parameters, freeze_norm
+from attnorm.layers.walk import named_modules, set_module
 
 logger = logging.getLogger("attnorm")
 
@@ -61,7 +62,7 @@ def replace_norm(
         ValueError: If the placement is unknown or matches nothing.
         TypeError: If a norm cannot be replaced (a lazy one, not yet initialised).
     """
-    found = {name: module for name, module in model.named_modules() if is_norm(module)}
+    found = {name: module for name, module in named_modules(model, remove_duplicate=False) if is_norm(module)}
     if "" in found:
         return make_attentive(model, num_components_of(num_components), preserve_function, model, layer_options)
     chosen = choose(list(found), model, placement, num_components)
@@ -70,7 +71,7 @@ def replace_norm(
         norm = found[name]
         if id(norm) not in made:
             made[id(norm)] = make_attentive(norm, components, preserve_function, model, layer_options)
-        _set_module(model, name, made[id(norm)])
+        set_module(model, name, made[id(norm)])
     _exempt_from_weight_decay(model)
     kept = [name for name in found if name not in chosen]
     logger.info(
@@ -95,9 +96,9 @@ def restore_norm(model: nn.Module) -> nn.Module:
     """
     if isinstance(model, AttentiveNorm):
         return _make_plain(model)
-    for name, module in list(model.named_modules()):
+    for name, module in named_modules(model):
         if isinstance(module, AttentiveNorm):
-            _set_module(model, name, _make_plain(module))
+            set_module(model, name, _make_plain(module))
     _exempt_from_weight_decay(model)
     return model
 
@@ -105,7 +106,7 @@ def restore_norm(model: nn.Module) -> nn.Module:
 def norm_report(model: nn.Module) -> str:
     """One line for every norm of a network: its name, class, channels and, for AN, the number of components."""
     lines: list[str] = []
-    for name, module in model.named_modules():
+    for name, module in named_modules(model):
         if isinstance(module, AttentiveNorm):
             components, channels = module.weight.shape
             lines.append(f"{name or '(model)'}: {type(module).__name__}, {channels} channels, K = {components}")
@@ -151,7 +152,7 @@ def make_attentive(
         layer = _batch_layer(norm, num_components, options, model, has_act)
     if has_act:
         layer.drop, layer.act = getattr(norm, "drop", None) or nn.Identity(), cast(nn.Module, old.act)
-    if weight is not None and not weight.any():
+    if weight is not None and not weight.is_meta and not weight.any():
         # The last norm of a residual branch starts at zero, so that the block starts as the identity.
         nn.init.zeros_(layer.weight)
         nn.init.zeros_(layer.bias)
@@ -221,7 +222,7 @@ def _preserve_function(layer: AttentiveNorm, weight: Tensor | None, bias: Tensor
             logits.zero_()
         else:
             projection.bias.copy_(logits)
-    gates = cast(Callable[[Tensor], Tensor], GATES[attention.gate])(logits.unsqueeze(0)).squeeze(0)
+    gates = GATES[attention.gate](logits.unsqueeze(0)).squeeze(0)
     for rows, target, plain in ((layer.weight, weight, 1.0), (layer.bias, bias, 0.0)):
         wanted = torch.full((channels,), plain).double() if target is None else target.detach().cpu().double()
         # The paper's initialisation has a relative spread of 0.1 in the scales; so have these.
@@ -235,7 +236,7 @@ def _make_plain(layer: AttentiveNorm) -> nn.Module:
     projection = layer.attention.logits
     constant = projection.norm.bias if projection.norm is not None else projection.bias
     logits = layer.weight.new_zeros(layer.num_components) if constant is None else constant
-    gates = cast(Callable[[Tensor], Tensor], GATES[layer.attention.gate])(logits.double().unsqueeze(0)).squeeze(0)
+    gates = GATES[layer.attention.gate](logits.double().unsqueeze(0)).squeeze(0)
     like: dict[str, Any] = {"device": layer.weight.device, "dtype": layer.weight.dtype}
     act = layer.act if isinstance(layer, (AttentiveBatchNormAct2d, AttentiveGroupNormAct)) else None
     drop = layer.drop if isinstance(layer, (AttentiveBatchNormAct2d, AttentiveGroupNormAct)) else None
@@ -261,7 +262,10 @@ def _plain_batch_norm(
         ours.frozen, ours.synchronised, ours.process_group = layer.frozen, layer.synchronised, layer.process_group
         plain: nn.Module = ours
     else:
-        kinds = {AttentiveBatchNorm1d: nn.BatchNorm1d, AttentiveBatchNorm3d: nn.BatchNorm3d}
+        kinds: dict[type, type[_BatchNorm]] = {
+            AttentiveBatchNorm1d: nn.BatchNorm1d,
+            AttentiveBatchNorm3d: nn.BatchNorm3d,
+        }
         kind = kinds.get(type(layer), nn.BatchNorm2d)
         plain = kind(layer.num_features, layer.eps, layer.momentum, True, layer.track_running_stats, **like)
     for name in ("running_mean", "running_var", "num_batches_tracked"):
@@ -269,11 +273,6 @@ def _plain_batch_norm(
         if theirs is not None:
             plain.get_buffer(name).copy_(theirs)
     return plain
-
-
-def _set_module(model: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(parent), leaf, module)
 
 
 def _exempt_from_weight_decay(model: nn.Module) -> None:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from attnorm.layers.attention import AttentionOptions, ChannelAttention, Gate, LogitNormName
 from attnorm.layers.backend import passes_for
-from attnorm.layers.reference import group_statistics
+from attnorm.layers.reference import group_statistics, pixel_count
 from attnorm.layers.statistics import BatchStatistics
 
 
@@ -71,14 +71,14 @@ class AttentiveNorm(nn.Module):
         mean, var = passes.instance_moments(x)
         with _without_autocast(x):
             weights = self._attend(x, mean, var)
-            mu, sigma2 = self.standardiser(mean, var, x.shape[2:].numel())
+            mu, sigma2 = self.standardiser(mean, var, pixel_count(x))
             scale = (weights @ self.weight.to(mean.dtype)) * (sigma2 + self.eps).rsqrt()
             shift = weights @ self.bias.to(mean.dtype) - scale * mu
         return passes.affine(x, scale, shift)
 
     def _attend(self, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
         maximum = x.flatten(2).amax(2).to(mean.dtype) if self.attention.needs_maximum else None
-        return self.attention(mean, var, x.shape[2:].numel(), maximum)
+        return self.attention(mean, var, pixel_count(x), maximum)
 
     def _make_mixture(
         self,

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from torch import nn
 from torch.nn.modules.conv import _ConvNd  # pyright: ignore[reportPrivateUsage]
 
+from attnorm.layers.walk import named_modules
+
 Placement = Mapping[str, int]
 
 _STAGES = (10, 10, 20, 20)
@@ -118,7 +120,7 @@ def norms_after_spatial_convolutions(model: nn.Module, norms: set[str]) -> Itera
     blocks = _repeated_blocks(model)
     done: set[str] = set()
     last: dict[str, nn.Module] = {}
-    for name, module in model.named_modules():
+    for name, module in named_modules(model):
         block = _innermost(name, blocks)
         if block is None or block in done:
             continue
@@ -136,9 +138,9 @@ def _repeated_blocks(model: nn.Module) -> set[str]:
     def is_block(name: str, module: nn.Module) -> bool:
         if not name or isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
             return False
-        return sum(isinstance(m, _ConvNd) for m in module.modules()) >= 2
+        return sum(isinstance(m, _ConvNd) for _, m in named_modules(module)) >= 2
 
-    candidates = {name: type(module) for name, module in model.named_modules() if is_block(name, module)}
+    candidates = {name: type(module) for name, module in named_modules(model) if is_block(name, module)}
     counts = Counter(candidates.values())
     return {name for name, kind in candidates.items() if counts[kind] >= 2}
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from attnorm.layers.backend import passes_for
-from attnorm.layers.reference import affine, at_least_float32
+from attnorm.layers.reference import affine, at_least_float32, pixel_count
 from attnorm.layers.statistics import BatchStatistics
 
 
@@ -26,6 +26,9 @@ class BatchNorm(BatchStatistics):
         device: As in every torch.nn layer.
         dtype: As in every torch.nn layer.
     """
+
+    weight: nn.Parameter | None
+    bias: nn.Parameter | None
 
     def __init__(
         self,
@@ -58,7 +61,7 @@ class BatchNorm(BatchStatistics):
         maps = x.unsqueeze(2) if x.ndim == 2 else x
         passes = passes_for(maps)
         mean, var = passes.instance_moments(maps)
-        mu, sigma2 = self.standardiser(mean, var, maps.shape[2:].numel())
+        mu, sigma2 = self.standardiser(mean, var, pixel_count(maps))
         scale, shift = self._coefficients(mu, sigma2)
         return passes.affine(maps, scale.expand_as(mean), shift.expand_as(mean)).view_as(x)
 
@@ -71,10 +74,10 @@ class BatchNorm(BatchStatistics):
 
     def _coefficients(self, mu: Tensor, sigma2: Tensor) -> tuple[Tensor, Tensor]:
         scale = (sigma2 + self.eps).rsqrt()
-        if not self.affine:
-            return scale, -scale * mu
-        scale = scale * self.weight.to(scale.dtype)
-        return scale, self.bias.to(scale.dtype) - scale * mu
+        if self.weight is not None:
+            scale = scale * self.weight.to(scale.dtype)
+        shift = -scale * mu
+        return scale, shift if self.bias is None else self.bias.to(scale.dtype) + shift
 
     def extra_repr(self) -> str:
         """Name every argument."""

@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPriva
 from attnorm.layers.attention import LogitNorm
 from attnorm.layers.norm import AttentiveBatchNorm2d, AttentiveNorm, set_process_group
 from attnorm.layers.plain import BatchNorm
+from attnorm.layers.walk import named_modules
 
 DecayPolicy = Literal["all", "no_norm"]
 
@@ -29,7 +30,7 @@ def sync_norm(model: nn.Module, process_group: dist.ProcessGroup | None = None) 
         process_group: The processes; None: all of them.
     """
     model = _own_batch_norms(model)
-    for module in model.modules():
+    for _, module in named_modules(model):
         if isinstance(module, AttentiveNorm):
             set_process_group(module, True, process_group)
         elif isinstance(module, BatchNorm):
@@ -48,7 +49,7 @@ def freeze_norm(model: nn.Module, parameters: bool = True) -> nn.Module:
         parameters: Stop training the norms' parameters (AN's mixture and attention included) as well.
     """
     model = _own_batch_norms(model)
-    for module in model.modules():
+    for _, module in named_modules(model):
         if isinstance(module, (AttentiveBatchNorm2d, BatchNorm, LogitNorm)) and module.running_mean is not None:
             module.frozen = True
         if parameters and isinstance(module, (AttentiveBatchNorm2d, BatchNorm)):
@@ -89,13 +90,13 @@ def weight_decay_groups(model: nn.Module, weight_decay: float, policy: DecayPoli
 
 def attentive_norm_parameters(model: nn.Module) -> Iterator[str]:
     """Names of the AN layers' mixtures and attention norms, the projection left out."""
-    for prefix, module in model.named_modules():
+    for prefix, module in named_modules(model):
         if isinstance(module, (AttentiveNorm, LogitNorm)):
             yield from _own_parameters(prefix, module)
 
 
 def _norm_parameters(model: nn.Module) -> Iterator[str]:
-    for prefix, module in model.named_modules():
+    for prefix, module in named_modules(model):
         if isinstance(module, (*_NORMS, BatchNorm, AttentiveNorm, LogitNorm)):
             yield from _own_parameters(prefix, module)
 
@@ -113,7 +114,7 @@ def _own_batch_norms(model: nn.Module) -> nn.Module:
     if isinstance(model, _BatchNorm):
         return _own_batch_norm(model)
     replaced: dict[int, BatchNorm] = {}
-    for module in list(model.modules()):
+    for _, module in named_modules(model):
         for name, child in list(module.named_children()):
             if isinstance(child, _BatchNorm):
                 if id(child) not in replaced:

@@ -8,7 +8,9 @@ Source: X. Li, W. Sun, T. Wu, "Attentive Normalization", ECCV 2020, arXiv 1908.0
 Letters: N samples, C channels, K mixture components, G groups, L pixels (the product of the spatial sizes).
 """
 
+import math
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -22,6 +24,11 @@ def at_least_float32(x: Tensor) -> Tensor:
 def spread(coefficients: Tensor, x: Tensor) -> Tensor:
     """View (N, C) or (C,) coefficients so that they broadcast over the pixels of x (N, C, *spatial)."""
     return coefficients.reshape(*coefficients.shape, *(1,) * (x.ndim - 2))
+
+
+def pixel_count(x: Tensor) -> int:
+    """The product of x's spatial sizes; not `numel`, which tracers would freeze to the size at hand."""
+    return math.prod(x.shape[2:])
 
 
 def instance_moments(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -84,7 +91,8 @@ def mean_over_std(mean: Tensor, var: Tensor, pixels: int, var_eps: float) -> Ten
         pixels: L.
         var_eps: Added to the variance, 1e-3 in all released networks; not the eps of the standardisation.
     """
-    return mean * (var * (pixels / max(pixels - 1, 1)) + var_eps).rsqrt()
+    degrees = cast(int, torch.sym_max(pixels - 1, 1))  # max() that tracers can follow
+    return mean * (var * (pixels / degrees) + var_eps).rsqrt()
 
 
 def attentive_norm(
@@ -120,7 +128,6 @@ def attentive_norm(
     else:
         mu, sigma2 = running if running is not None else batch_statistics(mean, var)
     standardised = (x_wide - spread(mu, x)) / (spread(sigma2, x) + eps).sqrt()
-    pixels = x[0, 0].numel() if len(x) else 1
-    weights = attend(mean_over_std(mean, var, pixels, var_eps))
+    weights = attend(mean_over_std(mean, var, pixel_count(x), var_eps))
     gamma, beta = weights @ weight, weights @ bias
     return (spread(gamma, x) * standardised + spread(beta, x)).to(x.dtype)

@@ -54,6 +54,8 @@ class BatchStatistics(nn.Module):
         self.register_buffer("running_var", torch.ones_like(stat) if tracked else None)
         count = torch.zeros((), device=device, dtype=torch.long)
         self.register_buffer("num_batches_tracked", count if tracked else None)
+        if tracked:
+            self.register_load_state_dict_pre_hook(_count_from_zero)  # pyright: ignore[reportUnknownMemberType]
 
     def reset_running_stats(self) -> None:
         """Set the running statistics to mean 0, variance 1, no batches seen."""
@@ -127,12 +129,12 @@ class BatchStatistics(nn.Module):
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(unbiased_var, self.momentum)
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        # Networks saved before the counter existed, and frozen ones, lack it: they count from 0, as nn.BatchNorm does.
-        key = prefix + "num_batches_tracked"
-        if self.track_running_stats and key not in state_dict and prefix + "running_mean" in state_dict:
-            state_dict[key] = torch.zeros((), dtype=torch.long)
-        super()._load_from_state_dict(state_dict, prefix, *args)  # pyright: ignore[reportPrivateUsage]
+
+def _count_from_zero(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Networks saved without the counter, such as frozen ones, load all the same, as into nn.BatchNorm."""
+    key = prefix + "num_batches_tracked"
+    if prefix + "running_mean" in state_dict:
+        state_dict.setdefault(key, torch.zeros((), dtype=torch.long))
 
 
 class _AllGather(Function):

@@ -8,10 +8,10 @@ K. He et al., arXiv 1512.03385; T. He et al., "Bag of Tricks", arXiv 1812.01187 
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch.nn as nn
-from timm.layers import SEModule
+from timm.layers.squeeze_excite import SEModule
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.resnet import BasicBlock, Bottleneck
 from timm.models.resnet import ResNet as TimmResNet
@@ -58,7 +58,7 @@ class ResNet(TimmResNet):
             replace_norm(self, placement, num_components, layer_options=layer_options)
 
     def _use_small_stem(self) -> None:
-        last = self.conv1[-1]
+        last = cast(nn.Conv2d, cast(nn.Sequential, self.conv1)[-1])
         stem = nn.Conv2d(
             self.in_chans,
             last.out_channels,
@@ -121,9 +121,8 @@ _ABLATIONS = [
 ]
 _V1D = ["resnetv1d50", "resnetv1d50_an", "resnetv1d101", "resnetv1d101_an"]
 
-default_cfgs = generate_default_cfgs(
-    {name: default_cfg() for name in _RESNETS + _ABLATIONS} | dict.fromkeys(_V1D, _DEEP)
-)
+_cfgs: dict[str, Any] = {name: default_cfg() for name in _RESNETS + _ABLATIONS} | dict.fromkeys(_V1D, _DEEP)
+default_cfgs = generate_default_cfgs(_cfgs)
 
 
 def _resnet(variant: str, pretrained: bool, kwargs: dict[str, Any], /, **defaults: Any) -> nn.Module:
