@@ -5,7 +5,9 @@ import logging
 import pickle
 
 import pytest
+import timm
 import torch
+import torchvision
 from torch import nn
 from torch.testing import assert_close
 
@@ -21,9 +23,6 @@ from attnorm import (
     restore_norm,
 )
 from attnorm.layers.norm import AttentiveNorm
-
-timm = pytest.importorskip("timm")
-torchvision = pytest.importorskip("torchvision")
 
 
 def attentive(model: nn.Module) -> dict[str, int]:

@@ -5,6 +5,8 @@ import multiprocessing
 import socket
 
 import pytest
+import timm
+import timm.optim
 import torch
 from torch import nn
 from torch.testing import assert_close
@@ -12,9 +14,6 @@ from torch.testing import assert_close
 from attnorm import AttentiveBatchNorm2d, freeze_norm, replace_norm, sync_norm, weight_decay_groups
 from attnorm.layers.plain import BatchNorm
 from tests.layers.synchronised import network, process, step, whole_batch
-
-timm = pytest.importorskip("timm")
-pytest.importorskip("timm.optim")
 
 
 def test_the_own_batch_norm_equals_torchs():
