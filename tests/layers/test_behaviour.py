@@ -378,6 +378,20 @@ def test_checkpointed_and_repeated_backward():
         x.grad = None
 
 
+def test_one_layer_called_several_times():
+    """User ask 18: heads shared over pyramid levels. Each call's gradient is its own, in either order of backward."""
+    layer = make(AttentiveGroupNorm).double()
+    levels = [torch.randn(2, 8, size, size, dtype=torch.float64, requires_grad=True) for size in (6, 3)]
+    sum(layer(x).square().sum() for x in levels).backward()
+    together = [x.grad.clone() for x in levels]
+    for x, expected in zip(levels, together, strict=True):
+        assert_close(torch.autograd.grad(layer(x).square().sum(), x)[0], expected)
+    nested = torch.autograd.grad(layer(layer(levels[0])).square().sum(), levels[0])[0]
+    with backend("reference"):
+        truth = torch.autograd.grad(layer(layer(levels[0])).square().sum(), levels[0])[0]
+    assert_close(nested, truth, rtol=1e-9, atol=1e-9)
+
+
 def test_two_runs_agree_bit_for_bit():
     grads = []
     for _ in range(2):

@@ -127,6 +127,18 @@ def test_features_only(name):
         assert fmap.shape == (2, channels, 64 // reduction, 64 // reduction)
 
 
+@pytest.mark.parametrize("name", ["resnet8_cifar_an", "resnet18_an"])
+def test_traced_features(name):
+    """Feature maps by torch.fx, one of timm's two roads, equal those by modules."""
+    maps = []
+    for road in ("list", "fx"):
+        torch.manual_seed(0)
+        model = timm.create_model(name, features_only=True, feature_cls=road).eval()
+        maps.append(model(small_input(timm.create_model(name))))
+    for by_modules, by_graph in zip(*maps, strict=True):
+        assert_close(by_graph, by_modules)
+
+
 @pytest.mark.parametrize("name", SMALL)
 def test_gradient_checkpointing(name):
     """The same gradients with recomputed activations. In evaluation mode: recomputing updates statistics twice."""

@@ -50,9 +50,15 @@ class AttentiveNorm(nn.Module):
         self.attention.reset_parameters()
 
     def mixture_weights(self, x: Tensor) -> Tensor:
-        """Lambda (N, K) for the input x (N, C, *spatial), as the layer's next call would use it."""
-        mean, var = passes_for(x).instance_moments(x)
-        return self._attend(x, mean, var)
+        """Lambda (N, K) for the input x (N, C, *spatial), as a call of the layer uses it.
+
+        In training mode the running statistics of the attention's norm see the batch, as in a call.
+        """
+        self._check_input(x)
+        maps = x.unsqueeze(2) if x.ndim == 2 else x
+        mean, var = passes_for(maps).instance_moments(maps)
+        with _without_autocast(maps):
+            return self._attend(maps, mean, var)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x (N, C, *spatial); same shape, dtype and memory format.

@@ -7,14 +7,21 @@ import difflib
 from typing import Any
 
 import timm
+from timm.models import register_notrace_module
 from torch import nn
 
 from attnorm.errors import ConfigError
+from attnorm.layers.norm import AttentiveBatchNorm2d, AttentiveGroupNorm
+from attnorm.layers.norm_act import AttentiveBatchNormAct2d, AttentiveGroupNormAct
 from attnorm.models import resnet, resnet_cifar
 
 __all__ = ["create_model", "model_names"]
 
 _MODULES = (resnet, resnet_cifar)
+
+# torch.fx cannot follow a choice that depends on the tensor: AN layers stay whole in timm's traced feature extractors.
+for _layer in (AttentiveBatchNorm2d, AttentiveBatchNormAct2d, AttentiveGroupNorm, AttentiveGroupNormAct):
+    register_notrace_module(_layer)
 
 
 def model_names() -> list[str]:
