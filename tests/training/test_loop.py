@@ -18,7 +18,7 @@ from attnorm.errors import CheckpointError, ConfigError, DataError, DivergedErro
 from attnorm.models import create_model
 from attnorm.training import module as module_file
 from attnorm.training.checkpoint import load_checkpoint
-from attnorm.training.config import resolve
+from attnorm.training.config import TrainConfig, resolve
 from attnorm.training.evaluate import evaluate
 from attnorm.training.loop import fit
 from attnorm.training.schedule import learning_rate
@@ -219,6 +219,7 @@ def test_resume_auto_starts_fresh_where_there_is_nothing(tiny):
         ({"batch_size": 5000}, ConfigError, "batch_size"),
         ({"dataset": "folder", "data_dir": "/nowhere"}, DataError, "/nowhere"),
         ({"lr": -1.0}, ConfigError, "lr must be above 0"),
+        ({"amp": True, "amp_dtype": "float16", "device": "cpu"}, ConfigError, 'use amp_dtype "bfloat16"'),
     ],
 )
 def test_what_cannot_be_done_is_said_before_anything_is_written(tiny, changes, error, message):
@@ -304,3 +305,40 @@ def test_one_plain_line_per_epoch_and_nothing_of_the_libraries(tiny, capfd):
     lines = err.splitlines()
     assert [line.split("  ")[0] for line in lines] == ["epoch 1/2", "epoch 2/2"]
     assert all("top-1" in line and "images/s" in line for line in lines)
+
+
+def test_a_bar_on_a_terminal_leaves_the_same_lines(tiny, capfd):
+    fit(replace(tiny, progress="bar", epochs=1))
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.strip()]
+    assert len(lines) == 1
+    assert lines[0].startswith("epoch 1/1  train loss ")
+
+
+def test_the_written_configuration_is_a_recipe_of_the_run(trained):
+    from attnorm.options import parse_settings
+
+    config, _ = trained
+    arguments = ["--config", str(Path(config.output) / "config.yaml"), "--output", config.output]
+    assert parse_settings(TrainConfig, arguments, command="attnorm train", recipe=True) == resolve(config)
+
+
+def test_tensorboard_has_the_numbers_of_the_record(tiny):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    record = fit(replace(tiny, log_tensorboard=True), quiet=True)
+    events = EventAccumulator(str(Path(tiny.output) / "tensorboard"))
+    events.Reload()
+    for name in ("train_loss", "val_loss", "top1"):
+        written = [(event.step, event.value) for event in events.Scalars(name)]
+        assert written == [(row["epoch"], pytest.approx(row[name])) for row in record.history]
+
+
+@pytest.mark.slow
+def test_a_compiled_network_trains_as_the_plain_one(tiny, elsewhere):
+    """Compiled kernels add in another order: four steps, float32. What is saved has the plain network's names."""
+    plain, compiled = (
+        elsewhere(tiny, str(flag), batch_size=250, epochs=1, torchcompile=flag) for flag in (False, True)
+    )
+    records = [fit(config, quiet=True) for config in (plain, compiled)]
+    assert records[1].history[0]["train_loss"] == pytest.approx(records[0].history[0]["train_loss"], rel=1e-5)
+    torch.testing.assert_close(weights(compiled), weights(plain), rtol=1e-3, atol=1e-4)

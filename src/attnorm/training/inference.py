@@ -11,7 +11,7 @@ from attnorm.errors import DataError
 from attnorm.files import write_json_atomic
 from attnorm.training.checkpoint import CheckpointMeta, load_checkpoint
 from attnorm.training.evaluate import evaluate
-from attnorm.training.processes import Processes, choose_device, process_group
+from attnorm.training.processes import Processes, check_precision, choose_device, process_group
 from attnorm.training.use_config import EvalConfig
 
 
@@ -31,6 +31,8 @@ def evaluate_checkpoint(config: EvalConfig) -> dict[str, Any]:
     """
     processes = Processes.from_environment()
     device = choose_device(config.device, processes)
+    precision = ("bf16" if config.amp_dtype == "bfloat16" else "fp16") if config.amp else "32"
+    check_precision(precision, device)
     model, meta = load_checkpoint(config.checkpoint)
     with process_group(processes, device):
         data = load_data(_data_config(config, meta), parts=("val",))
@@ -40,7 +42,6 @@ def evaluate_checkpoint(config: EvalConfig) -> dict[str, Any]:
         model = model.to(device)
         if config.channels_last:
             model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        precision = ("bf16" if config.amp_dtype == "bfloat16" else "fp16") if config.amp else "32"
         numbers = evaluate(
             model, loader, mean=meta.mean, std=meta.std, precision=precision, channels_last=config.channels_last
         )

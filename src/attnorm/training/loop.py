@@ -20,7 +20,7 @@ from attnorm.training.checkpoint import CheckpointMeta
 from attnorm.training.config import TrainConfig, check_recipe, resolve
 from attnorm.training.optimizer import check_optimizer
 from attnorm.training.output import RECORD, Start, find_start
-from attnorm.training.processes import Processes, choose_device, process_group, wait_for_all
+from attnorm.training.processes import Processes, check_precision, choose_device, process_group, wait_for_all
 from attnorm.training.record import RunRecord, environment, git_state, versions
 
 Row = dict[str, Any]
@@ -52,6 +52,7 @@ def fit(config: TrainConfig, *, quiet: bool = False, on_epoch: Callable[[Row], N
     check_optimizer(config)
     processes = Processes.from_environment()
     device = choose_device(config.device, processes)
+    check_precision(config.precision, device)
     with process_group(processes, device):
         start = find_start(config, processes.count)
         if start.record is not None:

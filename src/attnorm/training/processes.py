@@ -56,6 +56,18 @@ def choose_device(name: str, processes: Processes) -> torch.device:
     return torch.device("cuda", processes.local_rank)
 
 
+def check_precision(precision: str, device: torch.device) -> None:
+    """Refuses float16 on a CPU, where Lightning would take bfloat16 in its place.
+
+    Raises:
+        ConfigError: names the type that works there.
+    """
+    if precision == "fp16" and device.type == "cpu":
+        raise ConfigError(
+            'amp_dtype "float16" needs a CUDA device, and this run is on the CPU; use amp_dtype "bfloat16"'
+        )
+
+
 @contextmanager
 def process_group(processes: Processes, device: torch.device) -> Iterator[None]:
     """Joins the process group for the length of a run; does nothing for one process alone."""
