@@ -55,14 +55,14 @@ $(STAMP): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null 2>&1 || { \
 	  echo "attnorm needs Python 3.11 or later, and '$(PYTHON)' was not found. Install it, or name yours: make PYTHON=/path/to/python" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	  echo "attnorm needs Python 3.11 or later, but '$(PYTHON)' is $$($(PYTHON) --version 2>&1). Name a newer one: make PYTHON=python3.12" >&2; exit 1; }
+	  echo "attnorm needs Python 3.11 or later, but '$(PYTHON)' is $$($(PYTHON) --version 2>&1 | head -n 1). Name a newer one: make PYTHON=python3.12" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 	  echo "$(PYTHON) cannot make a virtual environment. On Debian or Ubuntu: apt install python3-venv, then make again" >&2; exit 1; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip --upgrade >/dev/null
 	@echo "Installing into $(VENV) (PyTorch is a download of several GB with its CUDA libraries) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAIN) uv || \
 	  echo "uv is not available; going on with pip, which takes longer"
-	@{ test -x $(BIN)/uv && $(BIN)/uv pip install --python $(BIN)/python $(CONSTRAIN) --editable '.[train]' --group dev; } || { \
+	@{ test -x $(BIN)/uv && $(BIN)/uv pip install --compile-bytecode --python $(BIN)/python $(CONSTRAIN) --editable '.[train]' --group dev; } || { \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1' && \
 	  $(BIN)/python -m pip install --disable-pip-version-check $(CONSTRAIN) --editable '.[train]' --group dev; }
 	@touch $@

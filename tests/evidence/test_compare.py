@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -130,34 +129,41 @@ def test_other_settings_are_not_mixed_in(finished: tuple[Path, dict[str, Any]]):
     assert (output / "compare.json").read_bytes() == before
 
 
+KILLED = """
+import json, os, signal, sys
+from attnorm.evidence import compare as module
+from attnorm.evidence.config import CompareConfig
+
+class KilledInTheSecondRun(module.ComparisonProgress):
+    def epoch_done(self, row):
+        if (self.done, row["epoch"]) == (1, 2):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+module.ComparisonProgress = KilledInTheSecondRun
+module.compare(CompareConfig(**json.loads(sys.argv[1])))
+"""
+
+
 def test_killed_comparison_goes_on_and_ends_the_same(tmp_path: Path):
     """SIGKILL in the middle of the second run: the first is kept, the second resumes, all numbers are the same."""
-    options = {"epochs": 4, "seeds": "3", "progress": "none"}
-    whole = compare(settings(tmp_path / "whole", **options))
-    output = tmp_path / "killed"
-    arguments = [f"--{key}={value}" for key, value in asdict(settings(output, **options)).items() if value is not None]
-    command = [sys.executable, "-m", "attnorm.cli", "compare", *arguments]
+    whole = compare(settings(tmp_path / "whole", epochs=3, seeds="3", progress="none"))
+    config = settings(tmp_path / "killed", epochs=3, seeds="3", progress="none")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(SRC), os.environ.get("PYTHONPATH", "")])}
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
-    second = output / "runs" / MODELS[1] / "seed3" / "last.ckpt"
-    deadline = time.monotonic() + 120
-    while not second.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    _, said = process.communicate()
-    assert second.exists(), said.decode()
-    assert process.returncode == -signal.SIGKILL, said.decode()
-    assert not (output / "compare.json").exists()
-    assert not (second.parent / "record.json").exists()
-    first = (output / "runs" / MODELS[0] / "seed3" / "record.json").read_bytes()
+    command = [sys.executable, "-c", KILLED, json.dumps(asdict(config))]
+    killed = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    first, second = (Path(config.run_folder(model, 3)) for model in MODELS)
+    assert (second / "last.ckpt").exists()
+    assert not (second / "record.json").exists()
+    assert not (tmp_path / "killed" / "compare.json").exists()
+    kept = (first / "record.json").read_bytes()
 
-    result = compare(settings(output, **options))
-    assert (output / "runs" / MODELS[0] / "seed3" / "record.json").read_bytes() == first
+    result = compare(config)
+    assert (first / "record.json").read_bytes() == kept
     for ours, theirs in zip(result["runs"], whole["runs"], strict=True):
         assert ours["top1"] == theirs["top1"]
-        assert [e["train_loss"] for e in ours["record"]["history"]] == [
-            e["train_loss"] for e in theirs["record"]["history"]
-        ]
+        losses = [[epoch["train_loss"] for epoch in run["record"]["history"]] for run in (ours, theirs)]
+        assert losses[0] == losses[1]
 
 
 def test_a_diverged_run_is_a_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
