@@ -1,23 +1,28 @@
 """Attentive Normalization (Li, Sun, Wu, ECCV 2020) for today's PyTorch.
 
-`import attnorm` gives the layers and needs torch alone; `import attnorm.models` registers the networks with timm.
+`import attnorm` gives the layers and what puts them into networks, and needs torch alone; `import attnorm.models`
+registers the networks with timm. Names are loaded when they are used, so that `attnorm --help` need not wait for torch.
 """
 
-from attnorm.layers import (
-    AttentiveBatchNorm1d,
-    AttentiveBatchNorm2d,
-    AttentiveBatchNorm3d,
-    AttentiveBatchNormAct2d,
-    AttentiveGroupNorm,
-    AttentiveGroupNormAct,
-    backend,
-    freeze_norm,
-    norm_report,
-    replace_norm,
-    restore_norm,
-    sync_norm,
-    weight_decay_groups,
-)
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from attnorm.layers import (
+        AttentiveBatchNorm1d,
+        AttentiveBatchNorm2d,
+        AttentiveBatchNorm3d,
+        AttentiveBatchNormAct2d,
+        AttentiveGroupNorm,
+        AttentiveGroupNormAct,
+        backend,
+        freeze_norm,
+        norm_report,
+        replace_norm,
+        restore_norm,
+        sync_norm,
+        weight_decay_groups,
+    )
 
 __version__ = "0.1.0"
 
@@ -36,3 +41,13 @@ __all__ = [
     "sync_norm",
     "weight_decay_groups",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'attnorm' has no attribute {name!r}")
+    return getattr(import_module("attnorm.layers"), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
