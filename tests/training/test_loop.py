@@ -145,7 +145,7 @@ def test_what_a_run_leaves_behind(trained):
     output = Path(config.output)
     names = {"best.safetensors", "config.yaml", "last.ckpt", "last.safetensors", "metrics.csv", "record.json"}
     assert {item.name for item in output.iterdir()} == names
-    rows = list(csv.DictReader((output / "metrics.csv").open()))
+    rows = list(csv.DictReader((output / "metrics.csv").read_text().splitlines()))
     assert [float(row["top1"]) for row in rows] == [row["top1"] for row in record.history]
     assert json.loads((output / "record.json").read_text()) == asdict(record)
     assert record.config == asdict(resolve(config))
