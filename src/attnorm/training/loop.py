@@ -1,9 +1,6 @@
 """`fit`: one training run from its configuration to its record."""
 
-import logging
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -14,7 +11,7 @@ from torch import nn
 
 from attnorm.data import ImageData, load_data, make_loader
 from attnorm.data.loader import TrainSampler
-from attnorm.errors import ConfigError, JobError
+from attnorm.errors import ConfigError
 from attnorm.files import write_text_atomic
 from attnorm.training.checkpoint import CheckpointMeta
 from attnorm.training.config import TrainConfig, check_recipe, resolve
@@ -24,7 +21,6 @@ from attnorm.training.processes import Processes, check_precision, choose_device
 from attnorm.training.record import RunRecord, environment, git_state, versions
 
 Row = dict[str, Any]
-LIGHTNING_PRECISION = {"32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
 def fit(config: TrainConfig, *, quiet: bool = False, on_epoch: Callable[[Row], None] | None = None) -> RunRecord:
@@ -60,7 +56,9 @@ def fit(config: TrainConfig, *, quiet: bool = False, on_epoch: Callable[[Row], N
         data = load_data(config)
         model = build_network(config, data)
         wait_for_all()  # nobody may find files of this run in the output before having looked for another run's
-        with _quiet_lightning():
+        from attnorm.training.trainer import quiet_lightning
+
+        with quiet_lightning():
             return _run(config, start, data, model, processes, device, quiet=quiet, on_epoch=on_epoch)
 
 
@@ -102,6 +100,7 @@ def _run(
     from attnorm.training.callbacks import EpochEnd, Reporting, WeightAverage
     from attnorm.training.module import TrainModule
     from attnorm.training.progress import make_progress
+    from attnorm.training.trainer import make_trainer, run_trainer
 
     if config.sync_bn and processes.count > 1:
         from attnorm.layers import sync_norm
@@ -144,67 +143,12 @@ def _run(
     )
     if config.torchcompile:
         model.compile()
-    trainer = _trainer(config, processes, device, [c for c in (average, progress, ending) if c is not None])
-    _fit(trainer, module, loaders[0], start)
+    trainer = make_trainer(config, processes, device, [c for c in (average, progress, ending) if c is not None])
+    run_trainer(trainer, module, loaders[0], start.checkpoint)
     record = _record(config, data, model, ending.history, processes, device)
     if processes.is_first:
         record.save(Path(config.output) / RECORD)
     return record
-
-
-def _trainer(config: TrainConfig, processes: Processes, device: torch.device, callbacks: list[Any]) -> Any:
-    import lightning.pytorch as pl
-
-    return pl.Trainer(
-        accelerator="gpu" if device.type == "cuda" else "cpu",
-        devices=processes.local_count if processes.count > 1 or device.type == "cpu" else [device.index or 0],
-        num_nodes=processes.count // processes.local_count,
-        strategy="ddp" if processes.count > 1 else "auto",
-        precision=LIGHTNING_PRECISION[config.precision],  # pyright: ignore[reportArgumentType]
-        max_epochs=config.epochs,
-        limit_val_batches=0,  # evaluation is ours: the same function as `attnorm eval`
-        accumulate_grad_batches=config.grad_accum_steps,
-        gradient_clip_val=config.clip_grad,
-        callbacks=callbacks,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        benchmark=device.type == "cuda",
-    )
-
-
-def _fit(trainer: Any, module: Any, loader: Any, start: Start) -> None:
-    from lightning.pytorch.utilities.exceptions import SIGTERMException
-
-    try:
-        trainer.fit(module, loader, ckpt_path=start.checkpoint, weights_only=True)
-    except SIGTERMException:
-        raise JobError("stopped by SIGTERM; --resume auto goes on from the last checkpoint") from None
-    except SystemExit:
-        # Lightning turns an interrupt into an exit; what it means is for the caller to say.
-        if trainer.interrupted:
-            raise KeyboardInterrupt from None
-        raise
-
-
-@contextmanager
-def _quiet_lightning() -> Iterator[None]:
-    import lightning.pytorch  # noqa: F401  # first, for its import sets the levels
-
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "lightning")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        # Its advice (more workers, sync_dist, a logger) is about choices that are made here, not by the user.
-        warnings.filterwarnings("ignore", module=r"lightning(\..*)?")
-        warnings.filterwarnings("ignore", message=r".*torch\.distributed\.reduce_op.*")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
 
 
 def write_config(config: TrainConfig) -> None:
