@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from attnorm.evidence.cost import count_macs, count_parameters, median_of_medians
+from attnorm.evidence.cost import count_macs, count_parameters
 from attnorm.evidence.table import in_units
+from attnorm.evidence.timing import Timing, time_networks
 
 
 def small_network() -> nn.Sequential:
@@ -46,9 +47,33 @@ def test_shared_parameters_count_once():
     assert count_parameters(nn.Sequential(linear, linear)) == 20
 
 
-def test_median_of_medians_is_not_moved_by_one_slow_epoch():
-    assert median_of_medians([[9.0, 1.0, 1.1], [1.2, 1.2, 50.0], [1.3]]) == pytest.approx(1.2)
-    assert median_of_medians([[], []]) is None
+class Clock(nn.Module):
+    """A network whose training pass takes 3 ticks of a simulated clock, its evaluation pass 1."""
+
+    def __init__(self, clock: list[float], tick: float):
+        super().__init__()
+        self.linear, self.clock, self.tick = nn.Linear(12, 4), clock, tick
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.clock[0] += self.tick * (3 if self.training else 1)
+        return self.linear(x.flatten(1))
+
+
+def test_times_are_medians_of_rounds_in_turn(monkeypatch: pytest.MonkeyPatch):
+    """Against a clock that only the networks move: milliseconds per image, the first (warming) round left out."""
+    clock = [0.0]
+    monkeypatch.setattr("attnorm.evidence.timing.time.perf_counter", lambda: clock[0])
+    models = {"quick": Clock(clock, 0.01), "slow": Clock(clock, 0.04)}
+    times = time_networks(models, (3, 2, 2), 4, batch_size=5, rounds=3)
+    for name, tick in (("quick", 10), ("slow", 40)):
+        assert times[name]["train"].median == pytest.approx(3 * tick / 5)
+        assert times[name]["eval"].median == pytest.approx(tick / 5)
+        assert times[name]["eval"].low == pytest.approx(times[name]["eval"].high)
+
+
+def test_quartiles_show_the_spread():
+    timing = Timing.of([0.1, 0.2, 0.3, 0.4, 9.0], images=10)
+    assert (timing.low, timing.median, timing.high) == pytest.approx((20.0, 30.0, 40.0))
 
 
 @pytest.mark.parametrize(

@@ -21,13 +21,14 @@ from attnorm.evidence.console import ComparisonProgress, print_result
 from attnorm.evidence.cost import count_macs, count_parameters
 from attnorm.evidence.plots import accuracies, learning_curves, save_png
 from attnorm.evidence.report import render_report
-from attnorm.evidence.summary import cautions, notes, summarise
+from attnorm.evidence.summary import Cost, cautions, notes, summarise
+from attnorm.evidence.timing import time_networks
 from attnorm.files import write_json_atomic, write_text_atomic
 from attnorm.models import create_model
 from attnorm.training.config import TrainConfig, resolve, resume_differences
 from attnorm.training.loop import fit
 from attnorm.training.output import read_record
-from attnorm.training.processes import Processes
+from attnorm.training.processes import Processes, choose_device
 
 FORMAT = "attnorm-compare"
 FORMAT_VERSION = 1
@@ -50,9 +51,9 @@ def compare(config: CompareConfig, *, command: str | None = None) -> dict[str, A
     check_compare(config)
     models, seeds = config.model_names(), config.seed_numbers()
     data = _describe_data(config)
-    costs = {name: _measure(name, config, data) for name in models}
     # Under torchrun every process trains; the first one writes and prints.
     is_first = Processes.from_environment().is_first
+    costs = _measure(models, config, data)
     _check_settings(config, write=is_first)
 
     shown = config.progress if is_first else "none"
@@ -103,12 +104,30 @@ def _describe_data(config: CompareConfig) -> dict[str, Any]:
     }
 
 
-def _measure(name: str, config: CompareConfig, data: dict[str, Any]) -> dict[str, int]:
-    """Builds the network as a run would (an unknown name stops here) and counts it."""
-    in_chans = config.in_chans or data["in_chans"]
-    model = create_model(name, num_classes=config.num_classes or data["classes"], in_chans=in_chans)
-    size = data["image_size"]
-    return {"parameters": count_parameters(model), "macs": count_macs(model, (in_chans, size, size))}
+def _measure(models: Sequence[str], config: CompareConfig, data: dict[str, Any]) -> dict[str, Cost]:
+    """Builds each network as a run would (an unknown name stops here), counts it and times it beside the others."""
+    in_chans, classes = config.in_chans or data["in_chans"], config.num_classes or data["classes"]
+    size = (in_chans, data["image_size"], data["image_size"])
+    built = {name: create_model(name, num_classes=classes, in_chans=in_chans) for name in models}
+    counts = {name: (count_parameters(model), count_macs(model, size)) for name, model in built.items()}
+    times = time_networks(
+        built,
+        size,
+        classes,
+        batch_size=config.batch_size,
+        device=choose_device(config.device, Processes.from_environment()),
+        precision=config.precision,
+        channels_last=config.channels_last,
+    )
+    return {
+        name: {
+            "parameters": counts[name][0],
+            "macs": counts[name][1],
+            "train_ms_per_image": asdict(times[name]["train"]),
+            "eval_ms_per_image": asdict(times[name]["eval"]),
+        }
+        for name in models
+    }
 
 
 def _check_settings(config: CompareConfig, *, write: bool) -> None:

@@ -1,12 +1,11 @@
-"""What a network costs: parameters and multiply-accumulates counted, times taken from its runs.
+"""What a network costs, counted: parameters and multiply-accumulates.
 
 Convention: one MAC is one multiplication with one addition inside a convolution or a matrix product (linear layers,
 attention), for one image, in evaluation mode: what `torch.utils.flop_counter` counts, divided by two. Normalisation,
 activations and other elementwise operations are not in it; published tables differ in this, so compare with care.
 """
 
-import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -35,13 +34,3 @@ def count_macs(model: nn.Module, input_size: Sequence[int]) -> int:
     finally:
         model.train(was_training)
     return counter.get_total_flops() // 2
-
-
-def median_of_medians(runs: Iterable[Sequence[float]]) -> float | None:
-    """Median over runs, each run standing for the median of its epochs; None where there is nothing.
-
-    Medians twice, because an epoch that shared the machine with something else, and the first epoch that warms the
-    caches, must not speak for the network.
-    """
-    medians = [statistics.median(epochs) for epochs in runs if epochs]
-    return statistics.median(medians) if medians else None

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from attnorm.evidence.cost import median_of_medians
 from attnorm.evidence.statistics import (
     FEWEST_IMAGES,
     conclusion,
@@ -16,17 +15,19 @@ from attnorm.evidence.statistics import (
 )
 
 Run = Mapping[str, Any]
+# "parameters", "macs", and the times as `attnorm.evidence.timing.Timing` in a dictionary.
+Cost = Mapping[str, Any]
 
 
 def summarise(
-    models: Sequence[str], runs: Sequence[Run], costs: Mapping[str, Mapping[str, int]], test_images: int
+    models: Sequence[str], runs: Sequence[Run], costs: Mapping[str, Cost], test_images: int
 ) -> list[dict[str, Any]]:
     """One entry per network, in the order given; the first is the baseline.
 
     Args:
         models: names of the networks.
         runs: the runs, see `attnorm.evidence.compare.collect`.
-        costs: per network its "parameters" and "macs".
+        costs: per network what it costs.
         test_images: number of images that every accuracy was measured on.
     """
     baseline = _accuracies(runs, models[0])
@@ -38,7 +39,7 @@ def _entry(
     baseline_name: str,
     baseline: Mapping[int, float],
     runs: Sequence[Run],
-    cost: Mapping[str, int],
+    cost: Cost,
     images: int,
 ) -> dict[str, Any]:
     own = [run for run in runs if run["model"] == name]
@@ -55,8 +56,6 @@ def _entry(
         "difference": None,
         "conclusion": None,
         "verdict": None,
-        "train_ms_per_image": median_of_medians(_training_times(own)),
-        "eval_ms_per_image": median_of_medians(_evaluation_times(own, images)),
     }
     shared = [seed for seed in values if seed in baseline]
     if name != baseline_name and shared:
@@ -75,15 +74,6 @@ def _entry(
 def history(run: Run) -> list[dict[str, Any]]:
     """The epochs of a run, see `attnorm.training.record.RunRecord`; none for a run that did not finish."""
     return run["record"]["history"] if run["record"] else []
-
-
-def _training_times(runs: Sequence[Run]) -> list[list[float]]:
-    # Not seconds by the size of the training part: an incomplete last batch may be left out of an epoch.
-    return [[1000 / epoch["images_per_second"] for epoch in history(run)] for run in runs]
-
-
-def _evaluation_times(runs: Sequence[Run], images: int) -> list[list[float]]:
-    return [[1000 * epoch["val_seconds"] / images for epoch in history(run)] for run in runs]
 
 
 def _accuracies(runs: Sequence[Run], model: str) -> dict[int, float]:
@@ -111,8 +101,9 @@ def notes(data: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> list
     lines += [
         "MACs: multiply-accumulates of convolutions and matrix products, for one image; normalisation, activation and "
         "other elementwise operations are not counted.",
-        "Times are medians over the epochs of the runs, with reading the data, on the machine named below; other work "
-        "on that machine is in them, so small differences mean little.",
+        "Times are of one batch of random images, forward, loss and backward or forward alone, with the runs' batch "
+        "size, precision and memory format: medians of rounds in which the networks take turns, with half the distance "
+        "between their quartiles. Reading data and the optimizer are not in them.",
     ]
     return lines
 

@@ -52,5 +52,6 @@ def in_units(count: int) -> str:
     return str(count)
 
 
-def _milliseconds(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3g}"
+def _milliseconds(timing: Mapping[str, float]) -> str:
+    half = (timing["high"] - timing["low"]) / 2
+    return f"{timing['median']:.3g} ± {half / timing['median']:.0%}"
