@@ -75,7 +75,7 @@ def test_top_level_help_imports_nothing_heavy(arguments):
 
 @pytest.mark.parametrize("command", list(cli.COMMANDS))
 def test_command_help_imports_no_framework(command):
-    heavy = "{'lightning', 'timm', 'torchvision', 'matplotlib'}"
+    heavy = "{'torch', 'lightning', 'timm', 'torchvision', 'matplotlib'}"
     code = f"import sys; from attnorm.cli import main; code = main([{command!r}, '--help']); "
     done = python(code + f"print(sorted({heavy} & set(sys.modules))); sys.exit(code)")
     assert done.returncode == 0, done.stderr

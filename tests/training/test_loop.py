@@ -19,7 +19,7 @@ from attnorm.models import create_model
 from attnorm.training import module as module_file
 from attnorm.training.checkpoint import load_checkpoint
 from attnorm.training.config import TrainConfig, resolve
-from attnorm.training.evaluate import evaluate
+from attnorm.training.evaluation import evaluate
 from attnorm.training.loop import fit
 from attnorm.training.schedule import learning_rate
 

@@ -1,16 +1,22 @@
-"""What a run reads: built-in sets, folders and archives of images, and the loader that makes batches of them."""
+"""What a run reads: built-in sets, folders and archives of images, and the loader that makes batches of them.
+
+The settings are here at once; what needs torch is loaded when it is used.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from attnorm.data.config import BUILTIN, DataConfig, ImageData
-from attnorm.data.loader import make_loader
+from attnorm.data.config import BUILTIN, DataConfig
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
+
+    from attnorm.data.image_data import ImageData
+    from attnorm.data.loader import make_loader
 
 __all__ = ["DataConfig", "ImageData", "eval_transform", "load_data", "make_loader"]
 
@@ -50,3 +56,12 @@ def eval_transform(
     from attnorm.data.images import eval_transform as make
 
     return make(image_size, crop_pct, interpolation, in_chans)
+
+
+_HOMES = {"ImageData": "attnorm.data.image_data", "make_loader": "attnorm.data.loader"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

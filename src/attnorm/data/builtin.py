@@ -11,8 +11,9 @@ from torch import Tensor
 
 from attnorm.data.arrays import ArrayDataset, check_labels
 from attnorm.data.cifar import has_val_folder, read_cifar
-from attnorm.data.config import DataConfig, ImageData, data_root, shortened
+from attnorm.data.config import DataConfig, data_root, shortened
 from attnorm.data.idx import read_fashion_mnist
+from attnorm.data.image_data import ImageData
 from attnorm.errors import ConfigError, DataError
 
 SPLIT_SEED = 20240601  # of the digits' test part and of the held-out "val" part of every built-in set

@@ -1,13 +1,8 @@
-"""What a run reads: the settings (`DataConfig`) and what comes of them (`ImageData`)."""
-
-from __future__ import annotations
+"""What a run reads: its settings. Imports nothing heavy, since the command line takes its flags from here."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
-
-from torch import Tensor
 
 from attnorm.errors import ConfigError, DataError
 
@@ -105,51 +100,3 @@ def data_root(config: DataConfig) -> Path:
 def shortened(names: Sequence[str], count: int = 10) -> str:
     """Names for a message: the first `count` and how many more there are."""
     return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")
-
-
-class BatchDataset(Protocol):
-    """A data set that is read by the batch: what `make_loader` takes.
-
-    A key is a plain index (the image as evaluation sees it) or a `SampleKey` (augmented as its seed and epoch say).
-    """
-
-    def __len__(self) -> int:
-        """The number of images."""
-        ...
-
-    def __getitem__(self, key: int) -> tuple[Tensor, int]:
-        """One image, uint8 (C, H, W), and its label."""
-        ...
-
-    def __getitems__(self, keys: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Images, uint8 (B, C, H, W), and labels, int64 (B,)."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageData:
-    """Images with labels, checked and ready for `make_loader`.
-
-    Attributes:
-        name: the data set's name as it was asked for.
-        train: the training part (None when not asked for).
-        val: the evaluation part (None when not asked for).
-        classes: class names; a label is a position in it.
-        in_chans: 1 or 3.
-        image_size: side of the square images, pixels.
-        mean: per channel, on the scale 0 to 1; of the training part as published (ImageNet's for files).
-        std: likewise.
-        crop_pct: what `eval_transform` must be given to treat a file as the evaluation part was treated.
-        interpolation: likewise.
-    """
-
-    name: str
-    train: BatchDataset | None
-    val: BatchDataset | None
-    classes: tuple[str, ...]
-    in_chans: int
-    image_size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    crop_pct: float
-    interpolation: str

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import torch
 
-from attnorm.data.config import DataConfig, ImageData, data_root, shortened
+from attnorm.data.config import DataConfig, data_root, shortened
 from attnorm.data.filedata import FileDataset, Source
+from attnorm.data.image_data import ImageData
 from attnorm.data.images import EXTENSIONS
 from attnorm.errors import DataError
 

@@ -16,7 +16,7 @@ from attnorm.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from torchdata.stateful_dataloader import StatefulDataLoader
 
-    from attnorm.data.config import BatchDataset
+    from attnorm.data.image_data import BatchDataset
 
 
 class TrainSampler(Sampler[SampleKey]):

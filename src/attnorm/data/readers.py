@@ -20,9 +20,10 @@ from typing import IO, Any
 import numpy as np
 import torch
 
-from attnorm.data.config import DataConfig, ImageData, data_root
+from attnorm.data.config import DataConfig, data_root
 from attnorm.data.filedata import Source
 from attnorm.data.folder import VAL_SPLITS, assemble
+from attnorm.data.image_data import ImageData
 from attnorm.errors import ConfigError, DataError
 
 _WDS_IMAGES = ("jpg", "jpeg", "png", "webp")

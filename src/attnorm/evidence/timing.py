@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnorm.training.evaluate import autocast
+from attnorm.training.evaluation import autocast
 
 ROUNDS = 9
 

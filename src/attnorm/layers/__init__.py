@@ -1,7 +1,7 @@
 """Attentive Normalization layers and what puts them into a network. Imports torch and nothing else."""
 
 from attnorm.layers.backend import backend
-from attnorm.layers.convert import norm_report, replace_norm, restore_norm
+from attnorm.layers.convert import norm_report, replace_norm
 from attnorm.layers.norm import (
     AttentiveBatchNorm1d,
     AttentiveBatchNorm2d,
@@ -11,6 +11,7 @@ from attnorm.layers.norm import (
 from attnorm.layers.norm_act import AttentiveBatchNormAct2d, AttentiveGroupNormAct
 from attnorm.layers.placement import PLACEMENTS
 from attnorm.layers.policy import freeze_norm, sync_norm, weight_decay_groups
+from attnorm.layers.restore import restore_norm
 
 __all__ = [
     "PLACEMENTS",

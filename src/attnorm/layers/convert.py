@@ -1,4 +1,4 @@
-"""Put Attentive Normalization into a network in place of its norms, and take it out again."""
+"""Put Attentive Normalization into a network in place of its norms."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -72,7 +72,7 @@ def replace_norm(
         if id(norm) not in made:
             made[id(norm)] = make_attentive(norm, components, preserve_function, model, layer_options)
         set_module(model, name, made[id(norm)])
-    _exempt_from_weight_decay(model)
+    exempt_from_weight_decay(model)
     kept = [name for name in found if name not in chosen]
     logger.info(
         "replaced %d of %d norms: %s; kept: %s", len(chosen), len(found), ", ".join(chosen), ", ".join(kept) or "none"
@@ -85,22 +85,6 @@ def num_components_of(num_components: int | Sequence[int] | None) -> int:
     if num_components is None:
         return 10
     return num_components if isinstance(num_components, int) else num_components[0]
-
-
-def restore_norm(model: nn.Module) -> nn.Module:
-    """Replace every AN layer by the plain norm with its average affine transform, in place; the way back.
-
-    The mixture weights of an average sample are taken, whose normalised logits are the bias of the logit norm. The
-    outputs are equal where the weights do not depend on the sample (as after `replace_norm(preserve_function=True)`),
-    and an approximation to fine-tune from elsewhere.
-    """
-    if isinstance(model, AttentiveNorm):
-        return _make_plain(model)
-    for name, module in named_modules(model):
-        if isinstance(module, AttentiveNorm):
-            set_module(model, name, _make_plain(module))
-    _exempt_from_weight_decay(model)
-    return model
 
 
 def norm_report(model: nn.Module) -> str:
@@ -231,51 +215,7 @@ def _preserve_function(layer: AttentiveNorm, weight: Tensor | None, bias: Tensor
         rows.copy_(wanted / gates.sum() + noise)
 
 
-@torch.no_grad()
-def _make_plain(layer: AttentiveNorm) -> nn.Module:
-    projection = layer.attention.logits
-    constant = projection.norm.bias if projection.norm is not None else projection.bias
-    logits = layer.weight.new_zeros(layer.num_components) if constant is None else constant
-    gates = GATES[layer.attention.gate](logits.double().unsqueeze(0)).squeeze(0)
-    like: dict[str, Any] = {"device": layer.weight.device, "dtype": layer.weight.dtype}
-    act = layer.act if isinstance(layer, (AttentiveBatchNormAct2d, AttentiveGroupNormAct)) else None
-    drop = layer.drop if isinstance(layer, (AttentiveBatchNormAct2d, AttentiveGroupNormAct)) else None
-    if isinstance(layer, AttentiveBatchNorm2d):
-        plain: nn.Module = _plain_batch_norm(layer, drop, act, like)
-    else:
-        assert isinstance(layer, AttentiveGroupNorm)
-        plain = nn.GroupNorm(layer.num_groups, layer.num_channels, layer.eps, **like)
-    plain.get_parameter("weight").copy_(gates @ layer.weight.double())
-    plain.get_parameter("bias").copy_(gates @ layer.bias.double())
-    if act is not None and not isinstance(plain, BatchNorm):
-        plain = nn.Sequential(plain, drop or nn.Identity(), act)
-    return plain.train(layer.training)
-
-
-def _plain_batch_norm(
-    layer: AttentiveBatchNorm2d, drop: nn.Module | None, act: nn.Module | None, like: dict[str, Any]
-) -> nn.Module:
-    if act is not None or layer.frozen or layer.synchronised:
-        ours = BatchNorm(
-            layer.num_features, layer.eps, layer.momentum, True, layer.track_running_stats, drop=drop, act=act, **like
-        )
-        ours.frozen, ours.synchronised, ours.process_group = layer.frozen, layer.synchronised, layer.process_group
-        plain: nn.Module = ours
-    else:
-        kinds: dict[type, type[_BatchNorm]] = {
-            AttentiveBatchNorm1d: nn.BatchNorm1d,
-            AttentiveBatchNorm3d: nn.BatchNorm3d,
-        }
-        kind = kinds.get(type(layer), nn.BatchNorm2d)
-        plain = kind(layer.num_features, layer.eps, layer.momentum, True, layer.track_running_stats, **like)
-    for name in ("running_mean", "running_var", "num_batches_tracked"):
-        theirs = getattr(layer, name)
-        if theirs is not None:
-            plain.get_buffer(name).copy_(theirs)
-    return plain
-
-
-def _exempt_from_weight_decay(model: nn.Module) -> None:
+def exempt_from_weight_decay(model: nn.Module) -> None:
     """Tell timm's optimizer factory, which spares 1-D parameters only, that AN's (K, C) ones are norm parameters."""
     own = getattr(type(model), "no_weight_decay", None)
     names = frozenset(attentive_norm_parameters(model)) | frozenset(own(model) if own is not None else ())

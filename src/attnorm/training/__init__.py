@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from attnorm.training.checkpoint import CheckpointMeta, load_checkpoint, save_checkpoint
     from attnorm.training.config import Recipe, TrainConfig, check_recipe, resume_differences
-    from attnorm.training.evaluate import evaluate
+    from attnorm.training.evaluation import evaluate
     from attnorm.training.loop import fit
     from attnorm.training.record import RunRecord
     from attnorm.training.schedule import learning_rate
@@ -22,7 +22,7 @@ _HOMES = {
     "TrainConfig": "config",
     "check_recipe": "config",
     "resume_differences": "config",
-    "evaluate": "evaluate",
+    "evaluate": "evaluation",
     "fit": "loop",
     "RunRecord": "record",
     "learning_rate": "schedule",
@@ -46,8 +46,4 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    # `evaluate` is a function in a module of its name: importing that module puts the module here, so the function
-    # is put in its place.
-    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

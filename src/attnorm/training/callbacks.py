@@ -18,7 +18,7 @@ from attnorm.errors import JobError
 from attnorm.files import move_into_place, write_text_atomic
 from attnorm.training.checkpoint import CheckpointMeta, save_checkpoint
 from attnorm.training.config import TrainConfig
-from attnorm.training.evaluate import evaluate
+from attnorm.training.evaluation import evaluate
 from attnorm.training.module import TrainModule
 from attnorm.training.output import CONFIG_KEY, PROCESSES_KEY
 

@@ -10,7 +10,7 @@ from attnorm.data import DataConfig, ImageData, load_data, make_loader
 from attnorm.errors import DataError
 from attnorm.files import write_json_atomic
 from attnorm.training.checkpoint import CheckpointMeta, load_checkpoint
-from attnorm.training.evaluate import evaluate
+from attnorm.training.evaluation import evaluate
 from attnorm.training.processes import Processes, check_precision, choose_device, process_group
 from attnorm.training.use_config import EvalConfig
 

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from attnorm.errors import DataError
-from attnorm.training.evaluate import evaluate
+from attnorm.training.evaluation import evaluate
 
 
 class Table(nn.Module):
