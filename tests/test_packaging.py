@@ -4,7 +4,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 import tomllib
 from pathlib import Path
 
@@ -79,19 +78,6 @@ def test_console_script_leads_to_the_command_line():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     module, _, function = project["scripts"]["attnorm"].partition(":")
     assert run_python(f"import {module} as m; print(callable(m.{function}))").strip() == "True"
-
-
-def test_help_answers_quickly():
-    """`attnorm --help` takes under a second: no heavy import on the way. The best of three, as machines stutter."""
-    code = f"import sys; sys.path.insert(0, {str(SRC)!r}); from attnorm.cli import main; sys.exit(main(['--help']))"
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-        times.append(time.perf_counter() - start)
-        assert done.returncode == 0, done.stderr
-        assert "compare" in done.stdout
-    assert min(times) < 1.0
 
 
 def tracked_files() -> list[Path]:
