@@ -302,3 +302,19 @@ def test_restoring_keeps_frozen_and_group_norms():
     group = restore_norm(replace_norm(nn.GroupNorm(2, 8), preserve_function=True))
     assert type(group) is nn.GroupNorm
     assert_close(group(x), nn.GroupNorm(2, 8)(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [nn.SyncBatchNorm, timm.layers.SyncBatchNormAct])
+def test_synchronised_norms_stay_synchronised(kind):
+    """Their training mode needs an accelerator; evaluation, statistics and the state are compared here."""
+    norm = kind(8)
+    if kind is timm.layers.SyncBatchNormAct:  # timm's converter adds these after construction
+        norm.drop, norm.act = nn.Identity(), nn.SiLU()
+    model = stirred(nn.Sequential(nn.Conv2d(3, 8, 1), norm)).eval()
+    x = torch.randn(2, 3, 4, 4)
+    expected = model(x)
+    layer = replace_norm(model, {"1": 4}, preserve_function=True)[1]
+    assert isinstance(layer, AttentiveBatchNorm2d)
+    assert layer.synchronised
+    assert layer.attention.logits.norm.synchronised
+    assert_close(model(x), expected, rtol=1e-5, atol=1e-5)
