@@ -1,0 +1,50 @@
+"""The command line with variants of a small AN network added to its models: why is AN where it is?
+
+    python benchmarks/an_variants.py compare --models resnet8_cifar,resnet8_cifar_an,resnet8_cifar_an_unit ...
+
+| model | differs from resnet8_cifar_an in |
+|---|---|
+| resnet8_cifar_an_unit | scales and shifts start at 2/K of the paper's, so that the gain starts near 1, not K/2 |
+| resnet8_cifar_an_k4 | 4 components in every layer instead of 10, 10, 20 |
+"""
+
+import sys
+from typing import Any
+
+import timm
+import torch
+from timm.models import generate_default_cfgs, register_model
+from torch import nn
+
+import attnorm.models  # noqa: F401  # registers resnet8_cifar_an
+from attnorm.cli import main
+from attnorm.layers.norm import AttentiveNorm
+
+default_cfgs = generate_default_cfgs({"resnet8_cifar_an_unit": {}, "resnet8_cifar_an_k4": {}})
+
+
+@register_model
+def resnet8_cifar_an_unit(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """Gains near 1 at the start."""
+    model = timm.create_model("resnet8_cifar_an", **_known(kwargs))
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, AttentiveNorm):
+                module.weight.mul_(2 / module.num_components)
+                module.bias.mul_(2 / module.num_components)
+    return model
+
+
+@register_model
+def resnet8_cifar_an_k4(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """Four components everywhere."""
+    return timm.create_model("resnet8_cifar_an", num_components=4, **_known(kwargs))
+
+
+def _known(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Without what timm's factory adds for its own use."""
+    return {name: value for name, value in kwargs.items() if not name.startswith("pretrained") and name != "cache_dir"}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
