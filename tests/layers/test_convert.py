@@ -265,6 +265,14 @@ def test_a_lazy_norm_is_refused():
         replace_norm(nn.Sequential(nn.LazyBatchNorm2d()), {"0": 3})
 
 
+def test_an_instance_norm_with_running_statistics_is_kept():
+    """AN's group variant has none to evaluate with: its outputs would change silently."""
+    tracked = nn.InstanceNorm2d(8, track_running_stats=True)
+    model = replace_norm(nn.Sequential(nn.InstanceNorm2d(8), tracked), {".": 3})
+    assert model[1] is tracked
+    assert isinstance(model[0], AttentiveGroupNorm)
+
+
 def test_dtype_device_and_mode_carry_over():
     layer = replace_norm(nn.BatchNorm2d(8, device="meta", dtype=torch.float16).eval())
     assert layer.weight.is_meta

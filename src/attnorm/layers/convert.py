@@ -100,8 +100,10 @@ def norm_report(model: nn.Module) -> str:
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Whether a module is a norm that AN can replace."""
-    return isinstance(module, (_BatchNorm, nn.GroupNorm, _InstanceNorm, BatchNorm)) or _is_frozen_batch_norm(module)
+    """Whether a module is a norm that AN can replace: not an InstanceNorm with running statistics, which AN lacks."""
+    if isinstance(module, _InstanceNorm):
+        return not module.track_running_stats
+    return isinstance(module, (_BatchNorm, nn.GroupNorm, BatchNorm)) or _is_frozen_batch_norm(module)
 
 
 def _is_frozen_batch_norm(module: nn.Module) -> bool:
