@@ -1,5 +1,6 @@
 """What a run leaves behind beside its weights: numbers per epoch, and enough to know what made them."""
 
+import os
 import platform
 import subprocess
 from dataclasses import asdict, dataclass, field, fields
@@ -95,8 +96,19 @@ def environment(device: Any) -> dict[str, Any]:
 
     return {
         "platform": platform.platform(),
-        "processor": platform.processor() or platform.machine(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "cuda": torch.version.cuda if device.type == "cuda" else None,
         "threads": torch.get_num_threads(),
     }
+
+
+def _processor() -> str:
+    """The processor's own name where the system tells it (Linux), else its architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
