@@ -4,7 +4,7 @@
 
 | model | differs from resnet8_cifar_an in |
 |---|---|
-| resnet8_cifar_an_unit | scales and shifts start at 2/K of the paper's, so that the gain starts near 1, not K/2 |
+| resnet8_cifar_an_unit | `init_gain=1`: scales and shifts start at 2/K of the paper's |
 | resnet8_cifar_an_k4 | 4 components in every layer instead of 10, 10, 20 |
 """
 
@@ -12,13 +12,11 @@ import sys
 from typing import Any
 
 import timm
-import torch
 from timm.models import generate_default_cfgs, register_model
 from torch import nn
 
 import attnorm.models  # noqa: F401  # registers resnet8_cifar_an
 from attnorm.cli import main
-from attnorm.layers.norm import AttentiveNorm
 
 default_cfgs = generate_default_cfgs({"resnet8_cifar_an_unit": {}, "resnet8_cifar_an_k4": {}})
 
@@ -26,13 +24,7 @@ default_cfgs = generate_default_cfgs({"resnet8_cifar_an_unit": {}, "resnet8_cifa
 @register_model
 def resnet8_cifar_an_unit(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """Gains near 1 at the start."""
-    model = timm.create_model("resnet8_cifar_an", **_known(kwargs))
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, AttentiveNorm):
-                module.weight.mul_(2 / module.num_components)
-                module.bias.mul_(2 / module.num_components)
-    return model
+    return timm.create_model("resnet8_cifar_an", layer_options={"init_gain": 1.0}, **_known(kwargs))
 
 
 @register_model

@@ -43,6 +43,19 @@ def test_initialisation_is_the_released_one():
     assert abs(head.attention.logits.weight.std() - bound / 3**0.5) < bound * error
 
 
+@pytest.mark.parametrize("gate", ["hard_sigmoid", "sigmoid", "softmax"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_initial_gain(kind, gate):
+    """With weights at gate(0) the mean scale is `init_gain`; the paper's is K/2 (K * 1/K for the softmax)."""
+    for gain, expected in ((None, 1.0 if gate == "softmax" else 1.5), (1.0, 1.0), (0.5, 0.5)):
+        layer = make(kind, channels=4096, gate=gate, init_gain=gain)
+        start = 1 / 3 if gate == "softmax" else 1 / 2
+        gamma = start * layer.weight.sum(0)
+        assert abs(gamma.mean() - expected) < 0.01
+        assert abs(gamma.std() / expected - 0.1 / 3**0.5) < 0.005
+    assert "init_gain=0.5" in repr(layer)
+
+
 @pytest.mark.parametrize("gate", ["hard_sigmoid", "sigmoid"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_constant_gates_make_the_plain_norm(kind, gate):

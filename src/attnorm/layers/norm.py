@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from attnorm.layers.attention import AttentionOptions, ChannelAttention, Gate, LogitNormName
+from attnorm.layers.attention import GATES, AttentionOptions, ChannelAttention, Gate, LogitNormName
 from attnorm.layers.backend import passes_for
 from attnorm.layers.reference import group_statistics, pixel_count
 from attnorm.layers.statistics import BatchStatistics
@@ -37,6 +37,7 @@ class AttentiveNorm(nn.Module):
     attention: ChannelAttention
     num_components: int
     eps: float
+    init_gain: float | None
     input_dims: ClassVar[tuple[int, ...]] = ()  # number of dimensions allowed; empty: any from 2 on
 
     def standardiser(self, mean: Tensor, var: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
@@ -44,9 +45,18 @@ class AttentiveNorm(nn.Module):
         raise NotImplementedError
 
     def reset_parameters(self) -> None:
-        """Scales N(1, 0.1^2), shifts N(0, 0.1^2), attention and running statistics anew, as in the released code."""
+        """Scales N(1, 0.1^2), shifts N(0, 0.1^2), attention and running statistics anew, as in the released code.
+
+        With lambda near gate(0) the layer's gain then starts near K * gate(0), K/2 for the sigmoids; with `init_gain`
+        both are multiplied so that it starts there instead.
+        """
         nn.init.normal_(self.weight, 1.0, 0.1)
         nn.init.normal_(self.bias, 0.0, 0.1)
+        if self.init_gain is not None:
+            start = GATES[self.attention.gate](torch.zeros(1, self.num_components)).sum().item()
+            with torch.no_grad():
+                self.weight.mul_(self.init_gain / start)
+                self.bias.mul_(self.init_gain / start)
         self.attention.reset_parameters()
 
     def mixture_weights(self, x: Tensor) -> Tensor:
@@ -91,10 +101,11 @@ class AttentiveNorm(nn.Module):
         channels: int,
         num_components: int,
         attention: ChannelAttention,
+        init_gain: float | None,
         device: torch.device | str | None,
         dtype: torch.dtype | None,
     ) -> None:
-        self.num_components = num_components
+        self.num_components, self.init_gain = num_components, init_gain
         self.weight = nn.Parameter(torch.empty(num_components, channels, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(num_components, channels, device=device, dtype=dtype))
         self.attention = attention
@@ -125,6 +136,8 @@ class AttentiveBatchNorm2d(AttentiveNorm, BatchStatistics):
         track_running_stats: False: the batch's own statistics in evaluation too.
         gate: "hard_sigmoid" (the paper's), "sigmoid" or "softmax".
         logit_norm: Norm on the attention's logits: "batch" (the paper's), "layer", "group" or None.
+        init_gain: Scale that the whole layer starts with; None: the paper's, near K/2. See `docs/results.md` for
+            what 1.0 changes.
         device: As in every torch.nn layer.
         dtype: As in every torch.nn layer.
         **attention: `head`, `statistic`, `logit_bias`, `logit_groups`, `var_eps`; see
@@ -147,6 +160,7 @@ class AttentiveBatchNorm2d(AttentiveNorm, BatchStatistics):
         *,
         gate: Gate = "hard_sigmoid",
         logit_norm: LogitNormName | None = "batch",
+        init_gain: float | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         **attention: Unpack[AttentionOptions],
@@ -164,7 +178,7 @@ class AttentiveBatchNorm2d(AttentiveNorm, BatchStatistics):
             dtype=dtype,
             **attention,
         )
-        self._make_mixture(num_features, num_components, branch, device, dtype)
+        self._make_mixture(num_features, num_components, branch, init_gain, device, dtype)
 
     def standardiser(self, mean: Tensor, var: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
         """Statistics (C,) of the batch, of all processes, or the running ones."""
@@ -180,6 +194,7 @@ class AttentiveBatchNorm2d(AttentiveNorm, BatchStatistics):
         return (
             f"{self.num_features}, num_components={self.num_components}, eps={self.eps}, momentum={self.momentum}, "
             f"track_running_stats={self.track_running_stats}"
+            + ("" if self.init_gain is None else f", init_gain={self.init_gain}")
             + (", frozen=True" if self.frozen else "")
             + (", synchronised=True" if self.synchronised else "")
         )
@@ -211,6 +226,7 @@ class AttentiveGroupNorm(AttentiveNorm):
         eps: Added to the variance when standardising.
         gate: As for :class:`AttentiveBatchNorm2d`.
         logit_norm: None (default), "layer", "group", or "batch", which then keeps running statistics.
+        init_gain: As for :class:`AttentiveBatchNorm2d`.
         device: As in every torch.nn layer.
         dtype: As in every torch.nn layer.
         **attention: As for :class:`AttentiveBatchNorm2d`.
@@ -228,6 +244,7 @@ class AttentiveGroupNorm(AttentiveNorm):
         *,
         gate: Gate = "hard_sigmoid",
         logit_norm: LogitNormName | None = None,
+        init_gain: float | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         **attention: Unpack[AttentionOptions],
@@ -240,7 +257,7 @@ class AttentiveGroupNorm(AttentiveNorm):
         branch = ChannelAttention(
             num_channels, num_components, gate=gate, logit_norm=logit_norm, device=device, dtype=dtype, **attention
         )
-        self._make_mixture(num_channels, num_components, branch, device, dtype)
+        self._make_mixture(num_channels, num_components, branch, init_gain, device, dtype)
 
     def standardiser(self, mean: Tensor, var: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
         """Statistics of each sample's groups, per channel (N, C)."""
@@ -253,7 +270,8 @@ class AttentiveGroupNorm(AttentiveNorm):
 
     def extra_repr(self) -> str:
         """Name every argument."""
-        return f"{self.num_channels}, {self.num_groups}, num_components={self.num_components}, eps={self.eps}"
+        gain = "" if self.init_gain is None else f", init_gain={self.init_gain}"
+        return f"{self.num_channels}, {self.num_groups}, num_components={self.num_components}, eps={self.eps}{gain}"
 
 
 def _check_sizes(channels: int, num_components: int) -> None:

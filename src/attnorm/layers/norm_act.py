@@ -65,6 +65,7 @@ class AttentiveBatchNormAct2d(AttentiveBatchNorm2d):
         drop_layer: Class of a dropout between norm and activation.
         gate: As in :class:`AttentiveBatchNorm2d`, like the rest.
         logit_norm: See there.
+        init_gain: See there.
         device: See there.
         dtype: See there.
         **attention: See there.
@@ -85,6 +86,7 @@ class AttentiveBatchNormAct2d(AttentiveBatchNorm2d):
         *,
         gate: Gate = "hard_sigmoid",
         logit_norm: LogitNormName | None = "batch",
+        init_gain: float | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         **attention: Unpack[AttentionOptions],
@@ -97,6 +99,7 @@ class AttentiveBatchNormAct2d(AttentiveBatchNorm2d):
             track_running_stats,
             gate=gate,
             logit_norm=logit_norm,
+            init_gain=init_gain,
             device=device,
             dtype=dtype,
             **attention,
@@ -124,6 +127,7 @@ class AttentiveGroupNormAct(AttentiveGroupNorm):
         drop_layer: Class of a dropout between norm and activation.
         gate: As in :class:`AttentiveGroupNorm`, like the rest.
         logit_norm: See there.
+        init_gain: See there.
         device: See there.
         dtype: See there.
         **attention: See there.
@@ -143,6 +147,7 @@ class AttentiveGroupNormAct(AttentiveGroupNorm):
         *,
         gate: Gate = "hard_sigmoid",
         logit_norm: LogitNormName | None = None,
+        init_gain: float | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         **attention: Unpack[AttentionOptions],
@@ -154,6 +159,7 @@ class AttentiveGroupNormAct(AttentiveGroupNorm):
             eps,
             gate=gate,
             logit_norm=logit_norm,
+            init_gain=init_gain,
             device=device,
             dtype=dtype,
             **attention,
