@@ -131,7 +131,11 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
     for path in changed:
         write_text_atomic(path, renewed[path])
         print(f"wrote {path.relative_to(root)}")
+    markers = [match for text in renewed.values() for match in MARKER.finditer(text)]
+    shown = {match["name"] for match in markers if match["kind"] == "section"}  # a table alone has no pictures
     for name, result in results.items():
+        if name not in shown:
+            continue
         save_png(accuracies(result), root / "docs" / "images" / f"{name}-accuracy.png")
         save_png(learning_curves(result), root / "docs" / "images" / f"{name}-curves.png")
     return 0
