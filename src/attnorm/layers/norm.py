@@ -112,10 +112,10 @@ class AttentiveNorm(nn.Module):
         self.reset_parameters()
 
     def _check_input(self, x: Tensor) -> None:
-        channels = self.weight.shape[1]
-        dims = " or ".join(f"{d}-D" for d in self.input_dims) if self.input_dims else "at least 2-D"
         if (x.ndim not in self.input_dims) if self.input_dims else x.ndim < 2:
+            dims = " or ".join(f"{d}-D" for d in self.input_dims) if self.input_dims else "at least 2-D"
             raise ValueError(f"{type(self).__name__} takes {dims} input; got shape {tuple(x.shape)}")
+        channels = self.weight.shape[1]
         if x.shape[1] != channels:
             raise ValueError(
                 f"{type(self).__name__} was built for {channels} channels in dimension 1; got shape {tuple(x.shape)}"
