@@ -1,19 +1,17 @@
 """Real files where they are there, and a cache that is the test's own."""
 
-import os
-from pathlib import Path
-
 import pytest
 from PIL import Image
+
+from tests.shared import shared_file
 
 
 @pytest.fixture(scope="session")
 def shared_data():
-    """The folder of real data: ATTNORM_SHARED_DATA, or shared/data beside the repository."""
-    default = Path(__file__).parents[3] / "shared" / "data"
-    folder = Path(os.environ.get("ATTNORM_SHARED_DATA", default))
+    """The folder of real data, see `tests.shared`."""
+    folder = shared_file("data")
     if not folder.is_dir():
-        pytest.skip(f"the real data are not here: {folder} (ATTNORM_SHARED_DATA names another folder)")
+        pytest.skip(f"the real data are not here: {folder} (ATTNORM_SHARED names another shared folder)")
     return folder
 
 
