@@ -10,6 +10,7 @@ between classes. A layer whose gamma does not vary is a BatchNorm with a detour.
 import argparse
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from attnorm.files import write_json_atomic
 from attnorm.layers.norm import AttentiveNorm
 from attnorm.training.checkpoint import load_checkpoint
 from attnorm.training.objective import prepare_images
+from attnorm.training.record import environment, versions
 
 
 @torch.no_grad()
@@ -85,7 +87,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         networks.append({"checkpoint": "/".join(Path(checkpoint).parts[-3:]), "layers": layers})
         for name, row in layers.items():
             print(networks[-1]["checkpoint"], name, {key: round(value, 4) for key, value in row.items()})
-    write_json_atomic(options.json, {"dataset": options.dataset, "networks": networks})
+    made = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "versions": versions(),
+        "machine": environment(torch.device("cpu")),
+    }
+    write_json_atomic(options.json, {"dataset": options.dataset, **made, "networks": networks})
     return 0
 
 
