@@ -1,0 +1,43 @@
+"""The activations that the layer can apply in its own pass over x.
+
+The backward pass needs the derivative at z = scale x + shift, which is computed again from x: nothing is saved.
+"""
+
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Activation(NamedTuple):
+    """An activation by name: "relu", "relu6", "silu", "hard_swish" or "leaky_relu".
+
+    Attributes:
+        name: Which.
+        slope: Of leaky_relu below 0; others ignore it.
+    """
+
+    name: str
+    slope: float = 0.0
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """Apply it, differentiably: the definition that every fused form must equal."""
+        if self.name == "leaky_relu":
+            return F.leaky_relu(z, self.slope)
+        return {"relu": F.relu, "relu6": F.relu6, "silu": F.silu, "hard_swish": F.hardswish}[self.name](z)
+
+
+_MODULES: dict[type[nn.Module], str] = {
+    nn.ReLU: "relu",
+    nn.ReLU6: "relu6",
+    nn.SiLU: "silu",
+    nn.Hardswish: "hard_swish",
+}
+
+
+def activation_of(module: nn.Module) -> Activation | None:
+    """The activation that a module applies, if it can be fused; None otherwise."""
+    if type(module) is nn.LeakyReLU:
+        return Activation("leaky_relu", module.negative_slope)
+    name = _MODULES.get(type(module))
+    return None if name is None else Activation(name)

@@ -1,0 +1,258 @@
+"""The middle of the layer, between its two passes over x, forward and backward in closed form.
+
+Everything here is (N, C)- or (N, K)-sized, so what it costs is the number of operations: autograd would run some 150
+for one training step, the formulas below need about 60. With m, v the instance moments and c = L / (L - 1):
+
+    t = (c v + var_eps)^-1/2    s = m t    logits = s V^T + b    lambda = gate(norm(logits))
+    scale = r lambda W    shift = lambda B - scale mu    r = (sigma2 + eps)^-1/2
+
+`pool` takes the mean over what shares a statistic: the N samples (batch), or the channels of a group. mu = pool(m),
+sigma2 = pool(v + (m - mu)^2). With D = dLoss/dscale - mu dLoss/dshift, which the pass over x delivers without
+cancellation as sum g (x - m) + (m - mu) sum g, the way back is
+
+    dW = lambda^T (D r)    dB = lambda^T dshift    dlambda = (D r) W^T + dshift B^T    ->  dlogits  ->  ds = dlogits V
+    dsigma2 = -r^2/2 pool(D scale)    dmu = -pool(dshift scale)
+    dm = t ds + dmu + 2 dsigma2 (m - mu)    dv = -c/2 t^2 s ds + dsigma2
+
+:class:`attnorm.layers.norm.AttentiveNorm` computes the same with modules, in plain PyTorch; tests compare the two.
+"""
+
+from typing import NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+aten = torch.ops.aten
+
+
+class Options(NamedTuple):
+    """What the middle computes; numbers and names only.
+
+    Attributes:
+        pixels: L, values behind each instance moment.
+        eps: Beside sigma2.
+        var_eps: Beside the unbiased variance in the attention's statistic.
+        gate: "hard_sigmoid", "sigmoid" or "softmax".
+        logit_norm: "batch", "layer", "group" or None.
+        logit_groups: Groups of logits that share a statistic; 1 for "layer".
+        logit_eps: Of the logit norm.
+        num_groups: G, for group statistics; 0 for those of the batch.
+    """
+
+    pixels: int
+    eps: float
+    var_eps: float
+    gate: str
+    logit_norm: str | None
+    logit_groups: int
+    logit_eps: float
+    num_groups: int
+
+
+class Parameters(NamedTuple):
+    """The layer's parameters, in the dtype of the moments.
+
+    Attributes:
+        weight: W (K, C).
+        bias: B (K, C).
+        logit_weight: V (K, C).
+        logit_bias: b (K,).
+        norm_weight: Of the logit norm (K,).
+        norm_bias: Of the logit norm (K,).
+    """
+
+    weight: Tensor
+    bias: Tensor
+    logit_weight: Tensor
+    logit_bias: Tensor | None
+    norm_weight: Tensor | None
+    norm_bias: Tensor | None
+
+
+class Statistics(NamedTuple):
+    """Statistics to standardise with. As an argument: running ones, None where the batch's or group's are taken.
+
+    Attributes:
+        mean: mu, (C,) or for groups (N, C).
+        var: sigma2, biased, of the same shape.
+        logit_mean: (K,), of a logit norm of kind "batch"; (N, logit_groups) of "layer" and "group".
+        logit_rstd: 1 / sqrt(variance + logit_eps), of the same shape.
+    """
+
+    mean: Tensor | None
+    var: Tensor | None
+    logit_mean: Tensor | None
+    logit_rstd: Tensor | None
+
+
+class Coefficients(NamedTuple):
+    """What the affine pass needs, and what the backward pass will.
+
+    Attributes:
+        scale: (N, C).
+        shift: (N, C).
+        weights: lambda (N, K).
+        logits: Before their norm (N, K).
+        statistics: Those that were used.
+    """
+
+    scale: Tensor
+    shift: Tensor
+    weights: Tensor
+    logits: Tensor
+    statistics: Statistics
+
+
+class Gradients(NamedTuple):
+    """Gradients of the instance moments (N, C) and of the parameters."""
+
+    mean: Tensor
+    var: Tensor
+    parameters: Parameters
+
+
+def coefficients(
+    mean: Tensor, var: Tensor, parameters: Parameters, given: Statistics, options: Options
+) -> Coefficients:
+    """Compute scale and shift (N, C) from instance moments (N, C)."""
+    statistic = mean * _inverse_std(var, options)
+    logits = F.linear(statistic, parameters.logit_weight, parameters.logit_bias)
+    normed, logit_mean, logit_rstd = _normalise_logits(logits, parameters, given, options)
+    weights = _gate(normed, options.gate)
+    mu, sigma2 = given.mean, given.var
+    if mu is None or sigma2 is None:
+        mu = _pool(mean, options)
+        deviation = mean - mu
+        sigma2 = _pool(torch.addcmul(var, deviation, deviation), options)
+    scale = (weights @ parameters.weight).mul_((sigma2 + options.eps).rsqrt_())
+    shift = (weights @ parameters.bias).addcmul_(scale, mu, value=-1)
+    return Coefficients(scale, shift, weights, logits, Statistics(mu, sigma2, logit_mean, logit_rstd))
+
+
+def coefficients_backward(
+    dcentred: Tensor,
+    dshift: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    made: Coefficients,
+    parameters: Parameters,
+    options: Options,
+    pooled: bool,
+    logit_pooled: bool,
+) -> Gradients:
+    """Differentiate :func:`coefficients`.
+
+    Args:
+        dcentred: sum g (x - m) (N, C), where g = dLoss/d(scale x + shift).
+        dshift: sum g (N, C).
+        mean: m (N, C).
+        var: v (N, C).
+        made: What the forward pass returned.
+        parameters: Those of the forward pass.
+        options: Those of the forward pass.
+        pooled: Whether mu and sigma2 came from the moments, not from running statistics.
+        logit_pooled: Whether the logit norm's statistics came from the logits.
+    """
+    mu, sigma2 = cast(Tensor, made.statistics.mean), cast(Tensor, made.statistics.var)
+    deviation = mean - mu
+    dscale = torch.addcmul(dcentred, dshift, deviation)
+    rstd = (sigma2 + options.eps).rsqrt_()
+    dgain = dscale * rstd
+    dweights = torch.addmm(dgain @ parameters.weight.T, dshift, parameters.bias.T)
+    dlogits, dnorm_weight, dnorm_bias = _logits_backward(dweights, made, parameters, options, logit_pooled)
+    inverse_std = _inverse_std(var, options)
+    statistic = mean * inverse_std
+    dstatistic = dlogits @ parameters.logit_weight
+    dmean = dstatistic * inverse_std
+    dvar = (dmean * inverse_std).mul_(statistic).mul_(-0.5 * _unbias(options))
+    if pooled:
+        dsigma2 = _pool(dscale.mul_(made.scale), options).mul_(rstd.square_()).mul_(-0.5)
+        dmean.sub_(_pool(dshift * made.scale, options)).addcmul_(deviation, dsigma2, value=2)
+        dvar.add_(dsigma2)
+    transposed = made.weights.T
+    return Gradients(
+        dmean,
+        dvar,
+        Parameters(
+            transposed @ dgain,
+            transposed @ dshift,
+            dlogits.T @ statistic,
+            None if parameters.logit_bias is None else dlogits.sum(0),
+            dnorm_weight,
+            dnorm_bias,
+        ),
+    )
+
+
+def _unbias(options: Options) -> float:
+    return options.pixels / max(options.pixels - 1, 1)
+
+
+def _inverse_std(var: Tensor, options: Options) -> Tensor:
+    return (var * _unbias(options)).add_(options.var_eps).rsqrt_()
+
+
+def _pool(values: Tensor, options: Options) -> Tensor:
+    """The mean of (N, C) values over the samples (C,), or over the channels of each group, spread out again (N, C)."""
+    samples, channels = values.shape
+    if not options.num_groups:
+        return values.sum(0).mul_(1 / samples)
+    grouped = values.view(samples, options.num_groups, channels // options.num_groups)
+    return grouped.mean(2, keepdim=True).expand_as(grouped).reshape(samples, channels)
+
+
+def _gate(normed: Tensor, gate: str) -> Tensor:
+    if gate == "hard_sigmoid":
+        return F.hardsigmoid(normed)
+    return normed.sigmoid() if gate == "sigmoid" else normed.softmax(1)
+
+
+def _normalise_logits(
+    logits: Tensor, parameters: Parameters, given: Statistics, options: Options
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    if options.logit_norm is None:
+        return logits, None, None
+    weight, bias = parameters.norm_weight, parameters.norm_bias
+    if options.logit_norm != "batch":
+        samples, components = logits.shape
+        return aten.native_group_norm(
+            logits, weight, bias, samples, components, 1, options.logit_groups, options.logit_eps
+        )
+    if given.logit_mean is None or given.logit_rstd is None:
+        return aten.native_batch_norm(logits, weight, bias, None, None, True, 0.0, options.logit_eps)
+    assert weight is not None
+    assert bias is not None
+    gain = weight * given.logit_rstd
+    return torch.addcmul(bias - gain * given.logit_mean, logits, gain), given.logit_mean, given.logit_rstd
+
+
+def _logits_backward(
+    dweights: Tensor, made: Coefficients, parameters: Parameters, options: Options, pooled: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """From the gradient of lambda to those of the logits before their norm, and of the norm's weight and bias."""
+    weights, logits = made.weights, made.logits
+    if options.gate == "hard_sigmoid":  # flat where lambda is 0 or 1
+        inside = (weights > 0).logical_and_(weights < 1)
+        dnormed = (dweights * inside).mul_(1 / 6)
+    elif options.gate == "sigmoid":
+        dnormed = aten.sigmoid_backward(dweights, weights)
+    else:
+        dnormed = aten._softmax_backward_data(dweights, weights, 1, weights.dtype)
+    if options.logit_norm is None:
+        return dnormed, None, None
+    mean, rstd = made.statistics.logit_mean, made.statistics.logit_rstd
+    assert mean is not None
+    assert rstd is not None
+    weight, everything = parameters.norm_weight, [True, True, True]
+    if options.logit_norm != "batch":
+        samples, components = logits.shape
+        return aten.native_group_norm_backward(
+            dnormed, logits, mean, rstd, weight, samples, components, 1, options.logit_groups, everything
+        )
+    if pooled:
+        return aten.native_batch_norm_backward(
+            dnormed, logits, weight, None, None, mean, rstd, True, options.logit_eps, everything
+        )
+    dweight = (dnormed * (logits - mean)).sum(0).mul_(rstd)
+    return dnormed * (cast(Tensor, weight) * rstd), dweight, dnormed.sum(0)
