@@ -1,0 +1,69 @@
+"""Writes the measured costs into README.md and docs/ from benchmarks/results/{layer,network,gpu}_cost.json.
+
+    python -m benchmarks.performance_table            # renew what stands between the markers
+    python -m benchmarks.performance_table --check    # exit 1 where a page is out of date
+
+A page says where: `<!-- performance NAME:begin -->` and `<!-- performance NAME:end -->`, on lines of their own; the
+names are the keys of benchmarks/tables.py's TABLES.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from attnorm.files import write_text_atomic
+from benchmarks.record import ROOT
+from benchmarks.tables import TABLES
+
+MARKER = re.compile(
+    r"(<!-- performance (?P<name>[\w.-]+):begin -->\n).*?(<!-- performance (?P=name):end -->)", re.DOTALL
+)
+
+
+def read_records(store: Path) -> dict[str, Mapping[str, Any]]:
+    """The records by kind: "layer-cost", "network-cost", "gpu-cost"."""
+    contents = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(store.glob("*_cost.json"))]
+    return {content["format"].removeprefix("attnorm-"): content for content in contents}
+
+
+def render(page: str, records: Mapping[str, Mapping[str, Any]]) -> str:
+    """The page with the content between its markers renewed.
+
+    Raises:
+        KeyError: A marker names a table that does not exist.
+    """
+
+    def fill(match: re.Match[str]) -> str:
+        kind, table = TABLES[match["name"]]
+        record = {} if kind is None else records.get(kind)
+        content = "Not measured yet.\n" if record is None else table(record)
+        return f"{match[1]}\n{content}\n{match[3]}"
+
+    return MARKER.sub(fill, page)
+
+
+def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
+    """See the module's docstring."""
+    parser = argparse.ArgumentParser(description="Write the tables of measured cost into the pages.")
+    parser.add_argument("--check", action="store_true", help="write nothing, exit 1 where a page is out of date")
+    options = parser.parse_args(arguments)
+    records = read_records(root / "benchmarks" / "results")
+    pages = {path: path.read_text("utf-8") for path in (root / "README.md", *sorted(root.glob("docs/**/*.md")))}
+    changed = {path: text for path, page in pages.items() if (text := render(page, records)) != page}
+    for path, text in changed.items():
+        if options.check:
+            print(
+                f"{path.relative_to(root)} is out of date: run python -m benchmarks.performance_table", file=sys.stderr
+            )
+        else:
+            write_text_atomic(path, text)
+            print(f"wrote {path.relative_to(root)}")
+    return 1 if options.check and changed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
