@@ -2,7 +2,7 @@
 
 NaN goes through, as in PyTorch: comparisons are written so that they fail for it.
 """
-# pyright: basic, reportPrivateImportUsage=false, reportArgumentType=false
+# pyright: basic, reportPrivateImportUsage=false, reportArgumentType=false, reportCallIssue=false, reportOperatorIssue=false
 # Triton's language has no types that a checker could follow.
 
 import triton

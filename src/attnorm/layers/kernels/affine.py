@@ -3,7 +3,7 @@
 Reads x once and writes y once, in x's dtype; scale and shift are 8 bytes for every row of L pixels. In float32 at
 4.8 TB/s a (32, 64, 56, 56) tensor takes 11 us at best.
 """
-# pyright: basic, reportPrivateImportUsage=false, reportArgumentType=false
+# pyright: basic, reportPrivateImportUsage=false, reportArgumentType=false, reportCallIssue=false, reportOperatorIssue=false
 # Triton's language has no types that a checker could follow.
 
 import torch
@@ -40,7 +40,7 @@ def _apply_kernel(
     scale = tl.load(scale_ptr + row, mask=channel < channels, other=0.0)[:, None]
     shift = tl.load(shift_ptr + row, mask=channel < channels, other=0.0)[:, None]
     x = tl.load(x_ptr + offsets, mask=mask, other=0.0).to(tl.float32)
-    y = activate(scale * x + shift, slope, ACTIVATION)
+    y = activate(tl.fma(x, scale, shift), slope, ACTIVATION)
     tl.store(y_ptr + offsets, y.to(y_ptr.dtype.element_ty), mask=mask)
 
 

@@ -11,7 +11,7 @@ stored in between.
 
 sum g (x - mean) is taken with the mean subtracted first: where |mean| >> std, sum g x would be mostly rounding.
 """
-# pyright: basic, reportPrivateImportUsage=false, reportArgumentType=false
+# pyright: basic, reportPrivateImportUsage=false, reportArgumentType=false, reportCallIssue=false, reportOperatorIssue=false
 # Triton's language has no types that a checker could follow.
 
 import torch
@@ -62,7 +62,7 @@ def _sums_kernel(
         offsets, mask = tile(sample, first_channel, block, channels, pixels, CHANNELS_LAST, ALIGNED, BLOCK_C, BLOCK_P)
         x = tl.load(x_ptr + offsets, mask=mask, other=0.0).to(tl.float32)
         dy = tl.load(dy_ptr + offsets, mask=mask, other=0.0).to(tl.float32)
-        g = activate_backward(dy, scale * x + shift, slope, ACTIVATION)
+        g = activate_backward(dy, tl.fma(x, scale, shift), slope, ACTIVATION)
         dcentred += g * (x - mean)
         dshift += g
     rows = samples * channels
@@ -117,8 +117,8 @@ def _input_gradient_kernel(
     level = tl.load(dmean_ptr + row, mask=stored, other=0.0)[:, None] / pixels
     x = tl.load(x_ptr + offsets, mask=mask, other=0.0).to(tl.float32)
     dy = tl.load(dy_ptr + offsets, mask=mask, other=0.0).to(tl.float32)
-    g = activate_backward(dy, scale * x + shift, slope, ACTIVATION)
-    dx = scale * g + slant * (x - mean) + level
+    g = activate_backward(dy, tl.fma(x, scale, shift), slope, ACTIVATION)
+    dx = tl.fma(g, scale, tl.fma(x - mean, slant, level))
     tl.store(dx_ptr + offsets, dx.to(dx_ptr.dtype.element_ty), mask=mask)
 
 

@@ -3,7 +3,7 @@
 One set of kernels serves both. A program takes a tile of channels x pixels of one sample; which of the two is
 contiguous is a compile-time constant, from which Triton derives how threads share the tile's loads.
 """
-# pyright: basic, reportPrivateImportUsage=false, reportArgumentType=false
+# pyright: basic, reportPrivateImportUsage=false, reportArgumentType=false, reportCallIssue=false, reportOperatorIssue=false
 # Triton's language has no types that a checker could follow.
 
 import torch

@@ -9,7 +9,7 @@ No digits are lost where |mean| >> std. Every slot of a program's tile keeps a r
 (Welford) of x minus the row's first pixel, a subtraction that is exact where all pixels are near each other; slots,
 and then the splits of a row, are combined by Chan's formula, in a fixed order.
 """
-# pyright: basic, reportPrivateImportUsage=false, reportArgumentType=false
+# pyright: basic, reportPrivateImportUsage=false, reportArgumentType=false, reportCallIssue=false, reportOperatorIssue=false
 # Triton's language has no types that a checker could follow.
 
 import torch
