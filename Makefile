@@ -20,7 +20,7 @@ endif
 # demo and the tests are too small to gain from threads.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo test test-all lint format clean
+.PHONY: help install demo test test-all lint format clean bench bench-check bench-gpu
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -45,6 +45,22 @@ lint: $(STAMP) ## check formatting, lint and types
 format: $(STAMP) ## apply the formatter and the linter's safe fixes
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# A benchmark is of the whole machine: all cores, whatever the rest of this file runs with.
+BENCH_THREADS ?= $(shell getconf _NPROCESSORS_ONLN)
+BENCH_ARGS ?=
+bench bench-check: export OMP_NUM_THREADS := $(BENCH_THREADS)
+
+bench: $(STAMP) ## measure what AN costs, layers and networks, and write docs/performance.md (15 minutes)
+	@$(BIN)/python -m benchmarks.layer_cost
+	@$(BIN)/python -m benchmarks.network_cost
+	@$(BIN)/python -m benchmarks.performance_table
+
+bench-check: $(STAMP) ## fail if AN became slower than the committed figures; BENCH_ARGS=--short for a minute of it
+	@$(BIN)/python -m benchmarks.check $(BENCH_ARGS)
+
+bench-gpu: $(STAMP) ## check and measure the CUDA kernels, layers and networks on this machine's device (9 minutes)
+	@$(BIN)/python -m benchmarks.gpu $(BENCH_ARGS)
 
 clean: ## remove .venv, builds and caches; results in runs/ stay
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis src/*.egg-info

@@ -47,14 +47,14 @@ class ReleasedFormulation(nn.Module):
         """The same function as `layer`, with copies of its parameters; the layer's defaults are assumed."""
         logits = layer.attention.logits
         assert logits.norm is not None
-        made = cls(layer.num_features, layer.num_components)
+        made = cls(layer.num_features, layer.num_components).to(layer.weight.dtype)
         with torch.no_grad():
             made.weight.copy_(layer.weight)
             made.bias.copy_(layer.bias)
             made.project.weight.copy_(logits.weight[:, :, None, None])
             made.norm.weight.copy_(logits.norm.weight)
             made.norm.bias.copy_(logits.norm.bias)
-        return made.to(layer.weight.dtype)
+        return made
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x (N, C, H, W)."""

@@ -1,0 +1,143 @@
+"""The measuring itself: intervals against tables of the binomial distribution, bytes against counts by hand."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks.measure import Interleaved, Ratio, Step, copy_step
+from benchmarks.memory import saved_bytes, traffic
+
+
+@pytest.mark.parametrize(
+    ("count", "kth"),
+    # k of the 95% interval [k-th smallest, k-th largest] of a median, as tables of the sign test give it.
+    [(6, 1), (8, 1), (9, 2), (10, 2), (15, 4), (20, 6), (25, 8), (40, 14), (50, 18)],
+)
+def test_interval_of_a_median_is_that_of_the_sign_test(count: int, kth: int):
+    values = [float(value) for value in torch.randperm(count, generator=torch.Generator().manual_seed(0)) + 1]
+    ratio = Ratio.of_values(values)
+    assert ratio.median == (count + 1) / 2
+    assert (ratio.low, ratio.high) == (kth, count + 1 - kth)
+
+
+def test_ratio_is_paired_by_round():
+    """A machine that is ten times slower in one round leaves the ratio as it is: the reason for taking turns."""
+    slow = [1.0, 1.0, 10.0, 1.0, 1.0, 1.0]
+    ratio = Ratio.of([2 * s for s in slow], slow)
+    assert (ratio.low, ratio.median, ratio.high, ratio.half_width) == (2, 2, 2, 0)
+
+
+def test_half_width_is_that_of_the_farther_end():
+    assert Ratio(median=2.0, low=1.9, high=2.4, rounds=10).half_width == pytest.approx(0.2)
+
+
+def test_fewer_rounds_than_an_interval_needs_are_refused():
+    with pytest.raises(ValueError, match="at least 6 rounds; got 5"):
+        Ratio.of_values([1.0] * 5)
+
+
+class Clock:
+    """Time that passes only when a step says so: the tests of the measurement do not depend on the machine."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def step(self, seconds: float, log: list[str], name: str) -> Step:
+        """A step whose second phase takes half as long as its first, and who tidies up for long afterwards."""
+
+        def run() -> Iterator[str]:
+            self.now += seconds
+            yield "first"
+            self.now += seconds / 2
+            log.append(name)
+            yield "second"
+            self.now += 100
+
+        return run
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("benchmarks.measure.time", clock)
+    return clock
+
+
+def test_contenders_take_turns_and_phases_are_timed_apart(clock: Clock):
+    """4 and 8 ms in the first phase, half of it in the second; what follows the last phase is not in the times."""
+    log: list[str] = []
+    timed = Interleaved({name: clock.step(s, log, name) for name, s in (("short", 0.004), ("long", 0.008))}, sample_s=0)
+    log.clear()
+    timed.run(20)
+    turns = [log[i : i + 2] for i in range(0, 40, 2)]
+    assert all(sorted(turn) == ["long", "short"] for turn in turns)
+    assert ["long", "short"] in turns  # in random order: no contender always has the same one before it
+    assert ["short", "long"] in turns
+    assert timed.ratio("long", "short").median == pytest.approx(2)
+    assert timed.timing("long", "first").median == pytest.approx(8)
+    assert timed.timing("long").median == pytest.approx(12)
+
+
+def test_short_steps_are_repeated_within_a_sample(clock: Clock):
+    """1.5 ms each, 20 ms wanted: 14 repetitions, of which the mean counts."""
+    log: list[str] = []
+    timed = Interleaved({"a": clock.step(0.001, log, "a")}, sample_s=0.02)
+    log.clear()
+    timed.run(6)
+    assert timed.repeats["a"] == 14
+    assert len(log) == 6 * 14
+    assert timed.timing("a").median == pytest.approx(1.5)
+
+
+def test_rounds_go_on_until_the_interval_is_narrow_or_the_time_is_over(clock: Clock):
+    """A round takes 203 s here, tidying included: within 2000 s there is time for 9."""
+    log: list[str] = []
+    steps = {name: clock.step(1, log, name) for name in ("a", "b")}
+    timed = Interleaved(steps, sample_s=0)
+    assert timed.run_until([("a", "b")], half_width=0.01, time_limit_s=1e6, min_rounds=8)
+    assert len(timed.seconds("a")) == 8
+    timed = Interleaved(steps, sample_s=0)
+    assert not timed.run_until([("a", "b")], half_width=-1, time_limit_s=2000)
+    assert len(timed.seconds("a")) == 9
+
+
+def test_saved_bytes_of_batch_norm_are_its_input_and_two_statistics():
+    """Native BatchNorm keeps x, mean and 1/std; its parameters and running statistics exist anyway."""
+    x = torch.randn(4, 6, 5, 3, requires_grad=True)
+    layer = nn.BatchNorm2d(6)
+    with saved_bytes(layer) as count:
+        layer(x)
+    assert count.total == 4 * (4 * 6 * 5 * 3 + 2 * 6)
+
+
+def test_saved_bytes_count_a_storage_once():
+    """A product x * x saves x twice, and a view of x once more: one storage."""
+    x = torch.randn(8, requires_grad=True)
+    with saved_bytes(nn.Identity()) as count:
+        (x * x) * x.view(2, 4).view(8)
+    assert count.total == 4 * 8 + 4 * 8  # x and the product
+
+
+def test_traffic_counts_reads_and_writes_of_every_operation():
+    """By hand, in floats: each line reads and writes what its comment says."""
+    x, row, out = torch.randn(4, 6), torch.randn(6), torch.empty(4, 6)
+
+    def run() -> None:
+        y = x * x  # reads 24, writes 24
+        y.add_(row)  # reads 24 + 6, writes 24
+        out.copy_(y)  # reads 24, writes 24
+        torch.mul(y, row.expand(4, 6), out=out)  # reads 24 + 6: the expanded row as it lies in memory; writes 24
+        y.view(-1)  # nothing
+
+    assert traffic(run) == 4 * (48 + 54 + 48 + 54)
+
+
+def test_the_yardstick_copies():
+    x = torch.randn(3, 4, 5, 5).to(memory_format=torch.channels_last)
+    assert list(copy_step(x)()) == ["copy"]
+    assert traffic(lambda: list(copy_step(x)())) == 2 * x.nbytes
