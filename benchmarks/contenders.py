@@ -204,9 +204,10 @@ def layer_steps(module: nn.Module, case: Case, x: Tensor, dy: Tensor) -> Step:
 
 
 def worst_error(contender: Contender, module: nn.Module, case: Case, x: Tensor, dy: Tensor) -> float:
-    """The larger of the relative errors, in the 2-norm, of the output and (in training) of the gradient of x.
+    """The largest relative error, in the 2-norm, of the output and (in training) of any gradient.
 
-    The truth is the contender's definition in float64. Running statistics change, as in any call.
+    The truth is the contender's definition in float64; parameters are compared where both have one of that name.
+    Running statistics change, as in any call.
     """
     definition = contender.definition(case).to(device=case.device, dtype=torch.float64).train(module.training)
     truth_x = x.detach().double().requires_grad_(module.training)
@@ -214,19 +215,27 @@ def worst_error(contender: Contender, module: nn.Module, case: Case, x: Tensor, 
         truth = definition(truth_x)
     with case.autocast(), torch.set_grad_enabled(module.training):
         y = module(x)
-    errors = [_relative(y, truth)]
+    errors = [relative_error(y, truth)]
     if module.training:
         truth.backward(dy.double())
         y.backward(dy)
         assert x.grad is not None
         assert truth_x.grad is not None
-        errors.append(_relative(x.grad, truth_x.grad))
+        errors.append(relative_error(x.grad, truth_x.grad))
+        truths = dict(definition.named_parameters())
+        for name, parameter in module.named_parameters():
+            if name in truths:
+                gradient, expected = parameter.grad, truths[name].grad
+                assert gradient is not None
+                assert expected is not None
+                errors.append(relative_error(gradient, expected))
         x.grad = None
         module.zero_grad(set_to_none=True)
     return max(errors)
 
 
-def _relative(value: Tensor, truth: Tensor) -> float:
+def relative_error(value: Tensor, truth: Tensor) -> float:
+    """In the 2-norm; NaN where the truth is 0, which no bound lets pass."""
     return float((value.detach().double() - truth.detach()).norm() / truth.detach().norm())
 
 

@@ -44,7 +44,7 @@ def measure_case(case: Case, names: Sequence[str], rounds: int, control: bool = 
             for name, module in modules.items():
                 contenders[name]["saved_bytes"] = _saved(module, case, inputs)
         for name in measurable:
-            if not CONTENDERS[name].compiled:
+            if not CONTENDERS[name].compiled:  # whose operations a dispatch mode does not see
                 step = layer_steps(modules[name], case, inputs, dy)
                 contenders[name][f"{kind}_traffic"] = traffic(lambda step=step: list(step()))
         if control and "BN" in modules:
