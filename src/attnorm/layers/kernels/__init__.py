@@ -13,7 +13,16 @@ __all__ = ["obstacle"]
 if find_spec("triton") is not None:
     from attnorm.layers.kernels.affine import apply
     from attnorm.layers.kernels.gradients import gradient_sums, input_gradient
+    from attnorm.layers.kernels.library import attentive_norm
     from attnorm.layers.kernels.middle import coefficients, coefficients_backward
     from attnorm.layers.kernels.moments import measure
 
-    __all__ += ["apply", "coefficients", "coefficients_backward", "gradient_sums", "input_gradient", "measure"]
+    __all__ += [
+        "apply",
+        "attentive_norm",
+        "coefficients",
+        "coefficients_backward",
+        "gradient_sums",
+        "input_gradient",
+        "measure",
+    ]

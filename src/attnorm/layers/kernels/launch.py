@@ -20,7 +20,7 @@ _ROW_PIXELS = 1024  # of contiguous pixels, so that a 56x56 map wastes 6 % of it
 _ROW_CHANNELS = 64  # of contiguous channels: a whole line of 128 bytes in half precision, two in float32
 
 LARGEST_BATCH = 4096  # every program of the middle walks all samples: beyond this, PyTorch's kernels are the better
-LARGEST_MIXTURE = 128  # (K, channels) tiles must fit into registers
+LARGEST_MIXTURE = 128  # more would leave less than 16 channels for a tile in registers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +66,7 @@ class MiddleSettings:
         block_channels: Channels of one program.
         logit_channels: Channels of a tile of the projection onto the logits.
         num_warps: Of 32 threads each.
+        num_stages: Of the loops over samples; 1, since their few rounds are not worth shared memory for loads ahead.
     """
 
     block_samples: int
@@ -73,6 +74,17 @@ class MiddleSettings:
     block_channels: int
     logit_channels: int
     num_warps: int
+    num_stages: int
+
+    def constants(self) -> dict[str, Any]:
+        """What the kernels take as compile-time constants."""
+        return {
+            "BLOCK_N": self.block_samples,
+            "BLOCK_C": self.block_channels,
+            "BLOCK_K": self.block_components,
+            "num_warps": self.num_warps,
+            "num_stages": self.num_stages,
+        }
 
 
 def pass_settings(
@@ -125,14 +137,15 @@ def middle_settings(samples: int, channels: int, components: int) -> MiddleSetti
     """Choose the settings of the kernels between the passes; components is K."""
     block_components = max(_power_of_2(components), 16)
     # Every block of channels leaves an (N, K) sum that every program of the next launch reads: few blocks for many
-    # channels; but at least a handful of programs for few.
-    block_channels = 16 if channels <= 256 else 32 if channels <= 1024 else 64
+    # channels, but at least a handful of programs for few; and (K, channels) tiles that fit into registers.
+    block_channels = min(16 if channels <= 256 else 32 if channels <= 1024 else 64, 2048 // block_components)
     return MiddleSettings(
-        block_samples=min(max(_power_of_2(samples), 16), 64 if block_components <= 32 else 32),
+        block_samples=min(max(_power_of_2(samples), 16), 32),
         block_components=block_components,
         block_channels=block_channels,
         logit_channels=min(_power_of_2(channels), _TILE // block_components),
         num_warps=4,
+        num_stages=1,
     )
 
 

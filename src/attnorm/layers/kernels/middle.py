@@ -30,7 +30,7 @@ def coefficients(
     if not mean.numel():
         return _without_samples(mean, components, given, options)
     if serves(mean.shape[0], components, options):
-        return middle_forward.coefficients(mean, var, parameters, given, options)
+        return middle_forward.coefficients(mean.contiguous(), var.contiguous(), parameters, given, options)
     return pytorch.coefficients(mean, var, _float32(parameters), given, options)
 
 
@@ -52,7 +52,7 @@ def coefficients_backward(
     if not mean.numel():
         zeros = (None if p is None else torch.zeros_like(p, dtype=mean.dtype) for p in parameters)
         return Gradients(torch.zeros_like(mean), torch.zeros_like(var), Parameters(*zeros))  # pyright: ignore[reportArgumentType]
-    arguments = (dcentred, dshift, mean, var, made)
+    arguments = (dcentred.contiguous(), dshift.contiguous(), mean.contiguous(), var.contiguous(), made)
     if serves(mean.shape[0], parameters.weight.shape[0], options):
         return middle_backward.coefficients_backward(*arguments, parameters, options, pooled, logit_pooled)
     return pytorch.coefficients_backward(*arguments, _float32(parameters), options, pooled, logit_pooled)
@@ -71,7 +71,8 @@ def _without_samples(mean: Tensor, components: int, given: Statistics, options: 
     if options.logit_norm is None:
         logit_mean = logit_rstd = None
     elif options.logit_norm != "batch":
-        logit_mean, logit_rstd = mean.new_empty((2, 0, options.logit_groups)).unbind()
+        shape = (0, options.logit_groups)
+        logit_mean, logit_rstd = mean.new_empty(shape), mean.new_empty(shape)
     elif logit_mean is None or logit_rstd is None:
         logit_mean = mean.new_zeros(components)
         logit_rstd = torch.full_like(logit_mean, (1 + options.logit_eps) ** -0.5)

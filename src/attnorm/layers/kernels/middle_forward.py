@@ -172,12 +172,15 @@ def _coefficients_kernel(
 def coefficients(
     mean: Tensor, var: Tensor, parameters: Parameters, given: Statistics, options: Options
 ) -> Coefficients:
-    """As :func:`attnorm.layers.coefficients.coefficients`, for what :func:`attnorm.layers.kernels.middle.serves`."""
+    """As in :mod:`attnorm.layers.coefficients`, for what :func:`attnorm.layers.kernels.middle.serves`.
+
+    The moments (N, C) are contiguous.
+    """
     samples, channels = mean.shape
     components = parameters.weight.shape[0]
     settings = middle_settings(samples, channels, components)
-    logits, weights = mean.new_empty((2, samples, components)).unbind()
-    scale, shift = mean.new_empty((2, samples, channels)).unbind()
+    logits, weights = mean.new_empty((samples, components)), mean.new_empty((samples, components))
+    scale, shift = torch.empty_like(mean), torch.empty_like(mean)
     statistics = _allocate(mean, components, given, options)
     with torch.cuda.device_of(mean):
         _logits_kernel[(samples,)](
@@ -227,10 +230,7 @@ def coefficients(
             LOGIT_NORM=options.logit_norm or "none",
             POOL=given.mean is None and not options.num_groups,
             LOGIT_POOL=given.logit_mean is None,
-            BLOCK_N=settings.block_samples,
-            BLOCK_C=settings.block_channels,
-            BLOCK_K=settings.block_components,
-            num_warps=settings.num_warps,
+            **settings.constants(),
         )
     return Coefficients(scale, shift, weights, logits, statistics)
 
@@ -241,10 +241,10 @@ def _allocate(mean: Tensor, components: int, given: Statistics, options: Options
     mu, sigma2, logit_mean, logit_rstd = given
     if mu is None or sigma2 is None:
         shape = (samples, channels) if options.num_groups else (channels,)
-        mu, sigma2 = mean.new_empty((2, *shape)).unbind()
+        mu, sigma2 = mean.new_empty(shape), mean.new_empty(shape)
     if options.logit_norm is None:
         logit_mean = logit_rstd = None
     elif options.logit_norm == "layer" or logit_mean is None or logit_rstd is None:
         shape = (samples, 1) if options.logit_norm == "layer" else (components,)
-        logit_mean, logit_rstd = mean.new_empty((2, *shape)).unbind()
+        logit_mean, logit_rstd = mean.new_empty(shape), mean.new_empty(shape)
     return Statistics(mu, sigma2, logit_mean, logit_rstd)

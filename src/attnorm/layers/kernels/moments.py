@@ -114,7 +114,8 @@ def measure(x: Tensor, settings: PassSettings | None = None) -> tuple[Tensor, Te
         return nothing, nothing.clone()
     x = dense(x)
     settings = settings or settings_for(x)
-    means, variances = x.new_empty((2, settings.splits, samples, channels), dtype=torch.float32).unbind()
+    means = x.new_empty((settings.splits, samples, channels), dtype=torch.float32)
+    variances = torch.empty_like(means)
     grid = (samples * settings.splits * triton.cdiv(channels, settings.block_channels),)
     with torch.cuda.device_of(x):
         _measure_kernel[grid](
@@ -130,7 +131,7 @@ def measure(x: Tensor, settings: PassSettings | None = None) -> tuple[Tensor, Te
         )
         if settings.splits == 1:
             return means[0], variances[0]
-        mean, var = means.new_empty((2, samples, channels)).unbind()
+        mean, var = torch.empty_like(means[0]), torch.empty_like(means[0])
         rows, split_pixels = samples * channels, settings.blocks_per_split * settings.block_pixels
         grid = (triton.cdiv(rows, _COMBINED_ROWS),)
         _combine_kernel[grid](
