@@ -113,7 +113,8 @@ def pass_settings(
         block_pixels = min(_power_of_2(pixels), _TILE // block_channels)
     else:
         block_pixels = min(_power_of_2(pixels), _ROW_PIXELS)
-        block_channels = min(_power_of_2(channels), _TILE // block_pixels)
+        # Within a tile the kernels count in int32, so rows that are too long for that have tiles of their own.
+        block_channels = min(_power_of_2(channels), _TILE // block_pixels) if pixels < 2**29 else 1
     tile = block_channels * block_pixels
     if splits is None:
         programs = samples * math.ceil(channels / block_channels)

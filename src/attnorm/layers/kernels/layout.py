@@ -92,7 +92,7 @@ def tile(
     """Offsets into x and mask, (BLOCK_C, BLOCK_P), of the tile at a channel and a block of pixels of a sample."""
     first_pixel = block.to(tl.int64) * BLOCK_P
     channel, pixel = tl.arange(0, BLOCK_C), tl.arange(0, BLOCK_P)
-    # Within a tile int32 suffices: rows are long only where a tile has few of them (`pass_settings`).
+    # Within a tile int32 suffices: `pass_settings` sees to that.
     if CHANNELS_LAST:
         row = (channels // ALIGNED) * ALIGNED
         inside = channel[:, None] + pixel[None, :] * row
