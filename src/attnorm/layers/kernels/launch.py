@@ -7,7 +7,7 @@ times latency, 4.8 TB/s * 0.8 us / 132 = 29 kB for every SM.
 
 import math
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
@@ -87,6 +87,7 @@ class MiddleSettings:
         }
 
 
+@lru_cache(maxsize=4096)  # a network calls with the same few hundred shapes, step after step
 def pass_settings(
     samples: int,
     channels: int,
@@ -134,6 +135,7 @@ def pass_settings(
     )
 
 
+@lru_cache(maxsize=4096)
 def middle_settings(samples: int, channels: int, components: int) -> MiddleSettings:
     """Choose the settings of the kernels between the passes; components is K."""
     block_components = max(_power_of_2(components), 16)
