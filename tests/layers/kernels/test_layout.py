@@ -156,3 +156,16 @@ def test_obstacle_names_the_reason():
     assert obstacle(x.to("meta")) == "a tensor on meta is not on a CUDA device"
     assert obstacle(x.double()) == "torch.float64 is not float32, float16 or bfloat16"
     assert obstacle(x[0]) == "a 2-D tensor has no spatial dimension"
+
+
+def test_obstacle_is_a_constant_to_the_compiler():
+    """Asking inside of compiled code neither breaks the graph nor looks for packages again."""
+    torch.compiler.reset()
+
+    def served(x):
+        return x + 1 if obstacle(x) is None else x - 1
+
+    compiled = torch.compile(served, fullgraph=True, backend="eager")
+    x = draw((1, 1, 1))
+    assert torch.equal(compiled(x), x + 1)
+    assert torch.equal(compiled(x.double()), x.double() - 1)

@@ -117,6 +117,28 @@ def test_saturated_and_flat_gates():
     assert not gradients.parameters.logit_bias.any()
 
 
+def test_softmax_of_very_negative_logits():
+    """The largest of the K logits is subtracted, not the zeros that a tile has beyond them."""
+    moments, parameters, given, options, _ = draw((4, 5, 3), "softmax", None, 0, False)
+    far = parameters._replace(logit_bias=torch.full((3,), -200.0, device=DEVICE))
+    shifted = coefficients(*moments, far, given, options).weights
+    # Logits near -200 are rounded by 1.5e-5 at most, which changes lambda by as much.
+    plain = parameters._replace(logit_bias=torch.zeros(3, device=DEVICE))
+    assert_close(shifted, coefficients(*moments, plain, given, options).weights, rtol=0, atol=3e-5)
+
+
+@pytest.mark.parametrize(("logit_norm", "groups"), [("batch", 0), ("layer", 0)])
+def test_logit_bias_in_front_of_a_norm(logit_norm, groups):
+    """The norm takes the mean of the bias out again: over the batch no gradient is left, over the components some."""
+    moments, parameters, given, options, sums = draw((5, 20, 3), "sigmoid", logit_norm, groups, False)
+    case = (moments, parameters._replace(logit_bias=torch.randn(3, device=DEVICE)), given, options, sums)
+    bias, low = everything(middle, *case)[13], everything(pytorch, *case)[13]
+    scale = everything(middle, *case)[15].abs().max().item()  # of the norm's own bias
+    # Five gradients of that size, whose sum cancels, each rounded a few times.
+    assert_close(bias, low, rtol=0, atol=1e-5 * scale)
+    assert (bias.abs().max() < 1e-5 * scale) == (logit_norm == "batch")
+
+
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # the interpreter's NumPy; meant here
 @pytest.mark.parametrize("gate", ["hard_sigmoid", "sigmoid", "softmax"])
 def test_nan_stays_in_its_sample(gate):

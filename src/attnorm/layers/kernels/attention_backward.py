@@ -108,9 +108,8 @@ def attention_kernel(
             if LOGIT_POOL:
                 dlogits -= (dnorm_bias + standard * dnorm_weight) / samples
             dlogits *= norm_weight * rstd
-        # Centring has put values beyond the matrix.
-        row, column = first + tl.arange(0, BLOCK_N)[:, None], tl.arange(0, BLOCK_K)[None, :]
-        dlogits = tl.where((row < samples) & (column < components), dlogits, 0.0)
+        # Centring has put values below the last sample, which dlogit_bias would count.
+        dlogits = tl.where(first + tl.arange(0, BLOCK_N)[:, None] < samples, dlogits, 0.0)
         dlogit_bias += dlogits
         mean = load_tile(mean_ptr, first, first_channel, samples, channels, channels, 0.0, BLOCK_N, BLOCK_C)
         var = load_tile(var_ptr, first, first_channel, samples, channels, channels, 1.0, BLOCK_N, BLOCK_C)

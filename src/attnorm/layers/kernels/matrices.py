@@ -51,8 +51,9 @@ def gate(normed, components, GATE: tl.constexpr, BLOCK_K: tl.constexpr):
         weights = tl.sigmoid(normed)
     else:
         tl.static_assert(GATE == "softmax")
-        powers = tl.exp(normed - tl.max(tl.where(real, normed, float("-inf")), 1)[:, None])
-        weights = powers / tl.sum(tl.where(real, powers, 0.0), 1)[:, None]
+        normed = tl.where(real, normed, float("-inf"))
+        powers = tl.exp(normed - tl.max(normed, 1)[:, None])
+        weights = powers / tl.sum(powers, 1)[:, None]
     return tl.where(real, weights, 0.0)
 
 
