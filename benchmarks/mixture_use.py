@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from attnorm.data import DataConfig, load_data, make_loader
 from attnorm.files import write_json_atomic
-from attnorm.layers.norm import AttentiveNorm
+from attnorm.layers.attentive import AttentiveNorm
 from attnorm.training.checkpoint import load_checkpoint
 from attnorm.training.objective import prepare_images
 from attnorm.training.record import environment, versions

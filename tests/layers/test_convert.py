@@ -22,7 +22,7 @@ from attnorm import (
     replace_norm,
     restore_norm,
 )
-from attnorm.layers.norm import AttentiveNorm
+from attnorm.layers.attentive import AttentiveNorm
 
 
 def attentive(model: nn.Module) -> dict[str, int]:

@@ -132,5 +132,5 @@ def test_backend_names_forces_and_explains():
                 make(AttentiveBatchNorm2d, device="meta")(x.to("meta"))
         assert backend().name == "reference"
     assert backend().name == "auto"
-    with pytest.raises(ValueError, match="one of auto, reference, closed_form; got 'cudnn'"):
+    with pytest.raises(ValueError, match="one of auto, reference, closed_form, triton; got 'cudnn'"):
         backend("cudnn")

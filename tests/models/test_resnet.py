@@ -9,7 +9,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from attnorm.errors import ConfigError
-from attnorm.layers.norm import AttentiveNorm
+from attnorm.layers.attentive import AttentiveNorm
 from attnorm.models import create_model, model_names
 
 

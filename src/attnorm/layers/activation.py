@@ -27,17 +27,17 @@ class Activation(NamedTuple):
         return {"relu": F.relu, "relu6": F.relu6, "silu": F.silu, "hard_swish": F.hardswish}[self.name](z)
 
 
-_MODULES: dict[type[nn.Module], str] = {
+_NAMES: dict[type[nn.Module], str] = {
     nn.ReLU: "relu",
     nn.ReLU6: "relu6",
     nn.SiLU: "silu",
     nn.Hardswish: "hard_swish",
+    nn.LeakyReLU: "leaky_relu",
 }
+FUSIBLE = tuple(_NAMES)
 
 
-def activation_of(module: nn.Module) -> Activation | None:
-    """The activation that a module applies, if it can be fused; None otherwise."""
-    if type(module) is nn.LeakyReLU:
-        return Activation("leaky_relu", module.negative_slope)
-    name = _MODULES.get(type(module))
-    return None if name is None else Activation(name)
+def activation_of(module: nn.Module) -> Activation:
+    """The activation that a module of one of the FUSIBLE classes applies."""
+    slope = module.negative_slope if isinstance(module, nn.LeakyReLU) else 0.0
+    return Activation(_NAMES[type(module)], slope)

@@ -23,6 +23,7 @@ from torch.distributed import ProcessGroup
 
 from attnorm.layers.reference import mean_over_std
 from attnorm.layers.statistics import WAYS_OUT, BatchStatistics
+from attnorm.layers.walk import is_untouched
 
 Gate = Literal["hard_sigmoid", "sigmoid", "softmax"]
 LogitNormName = Literal["batch", "layer", "group"]
@@ -93,14 +94,18 @@ class LogitNorm(BatchStatistics):
         weight, bias = self.weight.to(logits.dtype), self.bias.to(logits.dtype)
         if self.kind != "batch":
             return F.group_norm(logits, self.num_groups, weight, bias, self.eps)
-        if self.training and self.uses_batch and len(logits) == 1 and not self.is_synchronised:
+        self.check_count(logits.shape[0])
+        mu, var = self.standardiser(logits, torch.zeros_like(logits), pixels=1)
+        return (logits - mu) * (var + self.eps).rsqrt() * weight + bias
+
+    def check_count(self, values: int) -> None:
+        """Refuse a batch of one in training, where the logits are normalised over the batch."""
+        if self.training and self.uses_batch and values == 1 and not self.is_synchronised:
             raise ValueError(
                 "training with logit_norm='batch' needs at least 2 samples per process, since the attention is "
                 f"normalised over the batch; got a batch of 1: {WAYS_OUT}, or build the layer with "
                 "logit_norm='layer' or None"
             )
-        mu, var = self.standardiser(logits, torch.zeros_like(logits), pixels=1)
-        return (logits - mu) * (var + self.eps).rsqrt() * weight + bias
 
     def extra_repr(self) -> str:
         """Name every argument."""
@@ -241,6 +246,22 @@ class ChannelAttention(nn.Module):
         if self.hidden is not None:
             statistic = torch.relu(self.hidden(statistic))
         return GATES[self.gate](self.logits(statistic))
+
+    @property
+    def has_closed_form(self) -> bool:
+        """Whether :mod:`attnorm.layers.coefficients` computes what a call would, with nobody looking on.
+
+        It knows the linear head on mean over std, in one process. Hooks, replaced methods and subclasses want to see
+        or change the branch at work, so for them the modules are called.
+        """
+        logits, norm = self.logits, self.logits.norm
+        return (
+            self.hidden is None
+            and self.statistic == "mean_over_std"
+            and is_untouched(self, ChannelAttention)
+            and is_untouched(logits, LogitLayer)
+            and (norm is None or (is_untouched(norm, LogitNorm) and not norm.is_synchronised))
+        )
 
     def batch_norms(self) -> list[LogitNorm]:
         """The logit norms that keep statistics of the batch."""

@@ -1,20 +1,26 @@
 """Which code runs a layer: chosen here and nowhere else, from the tensor alone.
 
-A backend is a pair of passes over x, `instance_moments` and `affine`; what lies between them is (N, C)-sized and
-common to all. The choice never changes results beyond rounding.
+| backend | passes over x | used by "auto" for |
+|---|---|---|
+| reference | plain differentiable PyTorch | compiled, exported, traced and functionally transformed code |
+| closed_form | closed-form backward, PyTorch's operations (:mod:`attnorm.layers.eager`) | eager mode, any device |
+| triton | closed-form backward, Triton kernels (:mod:`attnorm.layers.kernels`) | eager mode on CUDA |
+
+The choice never changes results beyond rounding.
 """
 
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
 
-from attnorm.layers import reference
+from attnorm.layers import eager, reference
 from attnorm.layers.closed_form import ClosedForm
+from attnorm.layers.fused import Kernels
 
-NAMES = ("auto", "reference", "closed_form")
+NAMES = ("auto", "reference", "closed_form", "triton")
 
 
 class Passes(Protocol):
@@ -48,10 +54,14 @@ class BackendSetting:
 
     def explain(self, x: Tensor) -> str:
         """Say in one line which backend a layer would use for x, and why."""
-        obstacle = _closed_form_obstacle(x)
+        if self.name == "reference":
+            return "reference: asked for by name"
         if self.name != "auto":
-            served = self.name == "reference" or obstacle is None
-            return f"{self.name}: asked for by name" + ("" if served else f", but cannot serve: {obstacle}")
+            obstacle = _obstacle(self.name, x)
+            return f"{self.name}: asked for by name" + ("" if obstacle is None else f", but cannot serve: {obstacle}")
+        if x.is_cuda and _obstacle("triton", x) is None:
+            return f"triton: eager {x.dtype} tensor on {x.device.type}"
+        obstacle = _obstacle("closed_form", x)
         if obstacle is None:
             return f"closed_form: eager {x.dtype} tensor on {x.device.type}"
         return f"reference: {obstacle}"
@@ -66,7 +76,8 @@ def backend(name: str | None = None) -> BackendSetting:
     `backend()` returns the setting in force; `backend("reference")` forces one from here on, or within a `with`
     block; `backend("auto")` gives the choice back. `backend().explain(x)` says what would serve x.
 
-    Compiled, exported and functionally transformed code traces the reference, whose operations the compiler fuses.
+    Compiled, exported and functionally transformed code traces the reference, whose operations the compiler fuses;
+    `backend("triton")` puts the kernels into compiled code as operators of torch.library.
 
     Raises:
         ValueError: For a name that does not exist.
@@ -80,27 +91,48 @@ def backend(name: str | None = None) -> BackendSetting:
     return _setting
 
 
-def passes_for(x: Tensor) -> Passes:
-    """Choose the passes that serve x.
+def kernels_for(x: Tensor) -> Kernels | None:
+    """Choose the kernels that serve x; None stands for the reference, which serves empty tensors too.
 
     Raises:
         RuntimeError: If a backend was asked for by name that cannot serve x.
     """
-    if torch.compiler.is_compiling() or _setting.name == "reference":
-        return reference
-    obstacle = _closed_form_obstacle(x)
+    name = _setting.name
+    if name == "reference" or (name != "triton" and torch.compiler.is_compiling()):
+        return None
+    if not x.is_meta and not x.numel():
+        return None
+    if name == "auto":
+        if x.is_cuda and _obstacle("triton", x) is None:
+            return _triton_kernels()
+        return eager if _obstacle("closed_form", x) is None else None
+    obstacle = _obstacle(name, x)
     if obstacle is None:
-        return ClosedForm()
-    if _setting.name == "auto":
-        return reference
+        return eager if name == "closed_form" else _triton_kernels()
     raise RuntimeError(
-        f"backend 'closed_form' was asked for by name but cannot serve this tensor ({obstacle}); "
+        f"backend {name!r} was asked for by name but cannot serve this tensor ({obstacle}); "
         "use attnorm.backend('auto') or attnorm.backend('reference')"
     )
 
 
-def _closed_form_obstacle(x: Tensor) -> str | None:
-    """Why the closed form cannot serve x, or None if it can."""
+def passes_for(x: Tensor) -> Passes:
+    """Choose the passes over x, between which autograd differentiates.
+
+    Raises:
+        RuntimeError: If a backend was asked for by name that cannot serve x.
+    """
+    kernels = kernels_for(x)
+    return reference if kernels is None else ClosedForm(kernels)
+
+
+def _triton_kernels() -> Kernels:
+    from attnorm.layers import kernels  # imports triton, which a CPU does not need and may not have
+
+    return cast(Kernels, kernels)
+
+
+def _obstacle(name: str, x: Tensor) -> str | None:
+    """Why a backend other than the reference cannot serve x, or None if it can."""
     if type(x) not in (Tensor, torch.nn.Parameter):
         return f"a {type(x).__name__} is not an ordinary tensor"
     if x.is_meta:
@@ -111,4 +143,10 @@ def _closed_form_obstacle(x: Tensor) -> str | None:
         return "a torch.func transform is active"
     if torch.autograd.forward_ad._current_level >= 0:  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType]
         return "forward-mode differentiation is active"
+    if name == "triton":
+        try:
+            from attnorm.layers import kernels
+        except ImportError as error:
+            return f"triton cannot be imported: {error}"
+        return kernels.obstacle(x)
     return None

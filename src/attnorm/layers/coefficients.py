@@ -14,7 +14,8 @@ cancellation as sum g (x - m) + (m - mu) sum g, the way back is
     dsigma2 = -r^2/2 pool(D scale)    dmu = -pool(dshift scale)
     dm = t ds + dmu + 2 dsigma2 (m - mu)    dv = -c/2 t^2 s ds + dsigma2
 
-:class:`attnorm.layers.norm.AttentiveNorm` computes the same with modules, in plain PyTorch; tests compare the two.
+:class:`attnorm.layers.attentive.AttentiveNorm` computes the same with modules, in plain PyTorch; tests compare the
+two. The forward pass can also be differentiated by autograd, twice.
 """
 
 from typing import NamedTuple, cast
@@ -22,6 +23,8 @@ from typing import NamedTuple, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from attnorm.layers.attention import GATES
 
 aten = torch.ops.aten
 
@@ -199,13 +202,13 @@ def _pool(values: Tensor, options: Options) -> Tensor:
     if not options.num_groups:
         return values.sum(0).mul_(1 / samples)
     grouped = values.view(samples, options.num_groups, channels // options.num_groups)
-    return grouped.mean(2, keepdim=True).expand_as(grouped).reshape(samples, channels)
+    return grouped.mean(2).repeat_interleave(grouped.shape[2], 1)
 
 
 def _gate(normed: Tensor, gate: str) -> Tensor:
-    if gate == "hard_sigmoid":
-        return F.hardsigmoid(normed)
-    return normed.sigmoid() if gate == "sigmoid" else normed.softmax(1)
+    if gate == "hard_sigmoid" and not normed.requires_grad:
+        return F.hardsigmoid(normed)  # one operation instead of three, but without a second derivative
+    return GATES[gate](normed)
 
 
 def _normalise_logits(

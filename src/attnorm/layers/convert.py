@@ -11,13 +11,12 @@ from torch.nn.modules.batchnorm import _BatchNorm, _LazyNormBase  # pyright: ign
 from torch.nn.modules.instancenorm import _InstanceNorm  # pyright: ignore[reportPrivateUsage]
 
 from attnorm.layers.attention import GATES
+from attnorm.layers.attentive import AttentiveNorm, set_process_group
 from attnorm.layers.norm import (
     AttentiveBatchNorm1d,
     AttentiveBatchNorm2d,
     AttentiveBatchNorm3d,
     AttentiveGroupNorm,
-    AttentiveNorm,
-    set_process_group,
 )
 from attnorm.layers.norm_act import AttentiveBatchNormAct2d, AttentiveGroupNormAct
 from attnorm.layers.placement import Placement, choose

@@ -6,8 +6,10 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor, nn
 
+from attnorm.layers.activation import FUSIBLE, Activation, activation_of
 from attnorm.layers.attention import AttentionOptions, Gate, LogitNormName
 from attnorm.layers.norm import AttentiveBatchNorm2d, AttentiveGroupNorm
+from attnorm.layers.walk import is_untouched
 
 ActLayer = str | Callable[..., nn.Module] | None
 
@@ -47,6 +49,13 @@ def make_activation(
     except TypeError:  # an activation that knows no `inplace`
         options.pop("inplace", None)
         return act_layer(**options)
+
+
+def fusible(drop: nn.Module, act: nn.Module) -> Activation | None:
+    """The activation that the layer's own pass over x can apply in the modules' stead; None if they must be called."""
+    if not (is_untouched(drop, nn.Identity) and is_untouched(act, *FUSIBLE)):
+        return None
+    return activation_of(act)
 
 
 class AttentiveBatchNormAct2d(AttentiveBatchNorm2d):
@@ -109,6 +118,9 @@ class AttentiveBatchNormAct2d(AttentiveBatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise, drop, activate x (N, C, H, W)."""
+        activation = fusible(self.drop, self.act)
+        if activation is not None:
+            return self.normalise(x, activation)
         return self.act(self.drop(super().forward(x)))
 
 
@@ -169,4 +181,7 @@ class AttentiveGroupNormAct(AttentiveGroupNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise, drop, activate x (N, C, *)."""
+        activation = fusible(self.drop, self.act)
+        if activation is not None:
+            return self.normalise(x, activation)
         return self.act(self.drop(super().forward(x)))

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 
 from attnorm.layers.attention import LogitNorm
-from attnorm.layers.norm import AttentiveBatchNorm2d, AttentiveNorm, set_process_group
+from attnorm.layers.attentive import AttentiveNorm, set_process_group
+from attnorm.layers.norm import AttentiveBatchNorm2d
 from attnorm.layers.plain import BatchNorm
 from attnorm.layers.walk import named_modules
 

@@ -7,13 +7,13 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 
 from attnorm.layers.attention import GATES
+from attnorm.layers.attentive import AttentiveNorm
 from attnorm.layers.convert import exempt_from_weight_decay
 from attnorm.layers.norm import (
     AttentiveBatchNorm1d,
     AttentiveBatchNorm2d,
     AttentiveBatchNorm3d,
     AttentiveGroupNorm,
-    AttentiveNorm,
 )
 from attnorm.layers.norm_act import AttentiveBatchNormAct2d, AttentiveGroupNormAct
 from attnorm.layers.plain import BatchNorm

@@ -88,34 +88,50 @@ class BatchStatistics(nn.Module):
             var: Biased instance variances (N, C).
             pixels: Values behind each of them.
         """
-        if not self.uses_batch:
-            assert self.running_mean is not None
-            assert self.running_var is not None
-            return self.running_mean.to(mean.dtype), self.running_var.to(var.dtype)
+        running_mean, running_var = self.given_statistics(mean.dtype)
+        if running_mean is not None and running_var is not None:
+            return running_mean, running_var
         samples = mean.shape[0]
         if self.is_synchronised:
             mu, sigma2, count = synchronised_statistics(mean, var, self.process_group)
             # On the device, so that no process waits for the number.
-            unbias = count * pixels / (count * pixels - 1).clamp(min=1)
-            self._update_running(mu, sigma2 * unbias)
+            self.update_running(mu, sigma2, (count * pixels) / (count * pixels - 1).clamp(min=1))
             return mu, sigma2
         if samples == 0:
             # An empty batch has no statistics: nothing to standardise, nothing to learn from.
             return mean.sum(0), var.sum(0) + 1
-        if self.training and samples * pixels == 1:
+        self.check_count(samples * pixels)
+        mu, sigma2 = batch_statistics(mean, var)
+        count = samples * pixels
+        self.update_running(mu, sigma2, count / max(count - 1, 1))
+        return mu, sigma2
+
+    def given_statistics(self, dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None]:
+        """The running mean and variance (C,), or None, None where the batch's own are used."""
+        if self.uses_batch or self.running_mean is None or self.running_var is None:
+            return None, None
+        return self.running_mean.to(dtype), self.running_var.to(dtype)
+
+    def check_count(self, values: int) -> None:
+        """Refuse a single value per channel in training."""
+        if self.training and values == 1:
             raise ValueError(
                 f"batch statistics need more than 1 value per channel; got 1 sample of 1 pixel: {WAYS_OUT}, or a "
                 "larger batch"
             )
-        mu, sigma2 = batch_statistics(mean, var)
-        count = samples * pixels
-        self._update_running(mu, sigma2 * (count / max(count - 1, 1)))
-        return mu, sigma2
 
     @torch.no_grad()
-    def _update_running(self, mean: Tensor, unbiased_var: Tensor) -> None:
+    def update_running(self, mean: Tensor, var: Tensor, unbias: Tensor | float) -> None:
+        """Let the running statistics follow those of a batch, in training mode.
+
+        Args:
+            mean: (C,).
+            var: (C,), biased.
+            unbias: What makes var unbiased, n / (n - 1).
+        """
         if not self.training or self.running_mean is None:
             return
+        unbiased_var = var * unbias
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
         self.num_batches_tracked.add_(1)

@@ -1,9 +1,10 @@
 """The modules of a network by their qualified names."""
 
 from collections.abc import Callable, Iterator
-from typing import cast
+from typing import Any, cast
 
 from torch import nn
+from torch.nn.modules import module as torch_module
 
 
 def named_modules(model: nn.Module, remove_duplicate: bool = True) -> list[tuple[str, nn.Module]]:
@@ -16,3 +17,23 @@ def set_module(model: nn.Module, name: str, module: nn.Module) -> None:
     """Put a module in the place of the one with that qualified name."""
     parent, _, leaf = name.rpartition(".")
     setattr(model.get_submodule(parent), leaf, module)
+
+
+def is_untouched(module: nn.Module, *kinds: type[nn.Module]) -> bool:
+    """Whether calling a module runs nothing but the forward method of its class, which is one of `kinds`.
+
+    Hooks, replaced methods and subclasses want to see or change a module at work; what bypasses the module for speed
+    asks here first.
+    """
+    own, everywhere = cast(Any, module), cast(Any, torch_module)
+    hooks = (
+        own._forward_hooks,
+        own._forward_pre_hooks,
+        own._backward_hooks,
+        own._backward_pre_hooks,
+        everywhere._global_forward_hooks,
+        everywhere._global_forward_pre_hooks,
+        everywhere._global_backward_hooks,
+        everywhere._global_backward_pre_hooks,
+    )
+    return type(module) in kinds and "forward" not in module.__dict__ and not any(hooks)
