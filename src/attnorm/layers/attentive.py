@@ -24,7 +24,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from attnorm.layers.activation import Activation
-from attnorm.layers.attention import GATES, ChannelAttention
+from attnorm.layers.attention import GATES, ChannelAttention, LogitNorm
 from attnorm.layers.backend import kernels_for, passes_for
 from attnorm.layers.coefficients import Options, Parameters, Statistics
 from attnorm.layers.fused import Call, Kernels, attentive_norm, without_autocast
@@ -121,44 +121,39 @@ class AttentiveNorm(nn.Module):
         """All steps in one autograd node, where :attr:`has_closed_form`."""
         samples, pixels = x.shape[0], pixel_count(x)
         self.check_values(samples, pixels)
-        norm = self.attention.logits.norm
-        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-        mean, var = self.given_statistics(dtype)
-        logit_mean = logit_rstd = None
-        if norm is not None and norm.kind == "batch":
-            norm.check_count(samples)
-            logit_mean, logit_var = norm.given_statistics(dtype)
-            logit_rstd = None if logit_var is None else (logit_var + norm.eps).rsqrt_()
-        given = Statistics(mean, var, logit_mean, logit_rstd)
-        y, made = attentive_norm(
-            x, self._closed_parameters(), Call(kernels, given, self._closed_options(pixels), activation)
+        attention = self.attention
+        logits = attention.logits
+        norm = logits.norm
+        options = Options(
+            pixels,
+            self.eps,
+            attention.var_eps,
+            attention.gate,
+            attention.logit_norm,
+            1 if norm is None else norm.num_groups,
+            0.0 if norm is None else norm.eps,
+            self.num_groups,
         )
+        norm_weight, norm_bias = (None, None) if norm is None else (norm.weight, norm.bias)
+        parameters = Parameters(self.weight, self.bias, logits.weight, logits.bias, norm_weight, norm_bias)
+        given = self._given(norm, samples, torch.float64 if x.dtype == torch.float64 else torch.float32)
+        y, made = attentive_norm(x, parameters, Call(kernels, given, options, activation))
         if self.training:
-            self._follow(made.statistics, given, samples, pixels)
+            self._follow(made.statistics, given, norm, samples, pixels)
         return y
 
-    def _closed_parameters(self) -> Parameters:
-        logits = self.attention.logits
-        norm = logits.norm
-        norm_weight, norm_bias = (None, None) if norm is None else (norm.weight, norm.bias)
-        return Parameters(self.weight, self.bias, logits.weight, logits.bias, norm_weight, norm_bias)
+    def _given(self, norm: LogitNorm | None, samples: int, dtype: torch.dtype) -> Statistics:
+        """The running statistics that this call uses."""
+        mean, var = self.given_statistics(dtype)
+        if norm is None or norm.kind != "batch":
+            return Statistics(mean, var, None, None)
+        norm.check_count(samples)
+        logit_mean, logit_var = norm.given_statistics(dtype)
+        logit_rstd = None if logit_var is None else (logit_var + norm.eps).rsqrt_()
+        return Statistics(mean, var, logit_mean, logit_rstd)
 
-    def _closed_options(self, pixels: int) -> Options:
-        attention, norm = self.attention, self.attention.logits.norm
-        return Options(
-            pixels=pixels,
-            eps=self.eps,
-            var_eps=attention.var_eps,
-            gate=attention.gate,
-            logit_norm=attention.logit_norm,
-            logit_groups=1 if norm is None else norm.num_groups,
-            logit_eps=0.0 if norm is None else norm.eps,
-            num_groups=self.num_groups,
-        )
-
-    def _follow(self, used: Statistics, given: Statistics, samples: int, pixels: int) -> None:
+    def _follow(self, used: Statistics, given: Statistics, norm: LogitNorm | None, samples: int, pixels: int) -> None:
         """Let running statistics follow those of the batch."""
-        norm = self.attention.logits.norm
         if isinstance(self, BatchStatistics) and given.mean is None and used.mean is not None and used.var is not None:
             values = samples * pixels
             self.update_running(used.mean, used.var, values / (values - 1))

@@ -147,7 +147,8 @@ def without_autocast(x: Tensor) -> AbstractContextManager[object]:
 
 
 def _in_dtype_of(mean: Tensor, parameters: Parameters) -> Parameters:
-    return Parameters(*(None if p is None else p.to(mean.dtype) for p in parameters))  # pyright: ignore[reportArgumentType]
+    dtype = mean.dtype
+    return Parameters(*[p if p is None or p.dtype == dtype else p.to(dtype) for p in parameters])  # pyright: ignore[reportArgumentType]
 
 
 def _differentiable_gradients(

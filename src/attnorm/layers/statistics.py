@@ -67,7 +67,7 @@ class BatchStatistics(nn.Module):
     @property
     def uses_batch(self) -> bool:
         """Whether the batch's own statistics are used, rather than the running ones."""
-        return self.running_mean is None or (self.training and not self.frozen)
+        return (self.training and not self.frozen) or self.running_mean is None
 
     @property
     def is_synchronised(self) -> bool:
@@ -108,9 +108,12 @@ class BatchStatistics(nn.Module):
 
     def given_statistics(self, dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None]:
         """The running mean and variance (C,), or None, None where the batch's own are used."""
-        if self.uses_batch or self.running_mean is None or self.running_var is None:
+        if self.uses_batch:
             return None, None
-        return self.running_mean.to(dtype), self.running_var.to(dtype)
+        mean, var = self.running_mean, self.running_var
+        assert mean is not None
+        assert var is not None
+        return mean.to(dtype), var.to(dtype)
 
     def check_count(self, values: int) -> None:
         """Refuse a single value per channel in training."""

@@ -6,6 +6,8 @@ from typing import Any, cast
 from torch import nn
 from torch.nn.modules import module as torch_module
 
+_everywhere = cast(Any, torch_module)  # where hooks of all modules are kept
+
 
 def named_modules(model: nn.Module, remove_duplicate: bool = True) -> list[tuple[str, nn.Module]]:
     """As `model.named_modules()`, whose annotation leaves the modules' type open; a list, safe to replace from."""
@@ -25,15 +27,14 @@ def is_untouched(module: nn.Module, *kinds: type[nn.Module]) -> bool:
     Hooks, replaced methods and subclasses want to see or change a module at work; what bypasses the module for speed
     asks here first.
     """
-    own, everywhere = cast(Any, module), cast(Any, torch_module)
-    hooks = (
-        own._forward_hooks,
-        own._forward_pre_hooks,
-        own._backward_hooks,
-        own._backward_pre_hooks,
-        everywhere._global_forward_hooks,
-        everywhere._global_forward_pre_hooks,
-        everywhere._global_backward_hooks,
-        everywhere._global_backward_pre_hooks,
+    if type(module) not in kinds or "forward" in module.__dict__:
+        return False
+    own = cast(Any, module)
+    if own._forward_hooks or own._forward_pre_hooks or own._backward_hooks or own._backward_pre_hooks:
+        return False
+    return not (
+        _everywhere._global_forward_hooks
+        or _everywhere._global_forward_pre_hooks
+        or _everywhere._global_backward_hooks
+        or _everywhere._global_backward_pre_hooks
     )
-    return type(module) in kinds and "forward" not in module.__dict__ and not any(hooks)
