@@ -18,6 +18,7 @@ cancellation as sum g (x - m) + (m - mu) sum g, the way back is
 two. The forward pass can also be differentiated by autograd, twice.
 """
 
+from functools import lru_cache
 from typing import NamedTuple, cast
 
 import torch
@@ -128,7 +129,7 @@ def coefficients(
         mu = _pool(mean, options)
         deviation = mean - mu
         sigma2 = _pool(torch.addcmul(var, deviation, deviation), options)
-    scale = (weights @ parameters.weight).mul_((sigma2 + options.eps).rsqrt_())
+    scale = (weights @ parameters.weight).mul_((sigma2 + number(options.eps, sigma2)).rsqrt_())
     shift = (weights @ parameters.bias).addcmul_(scale, mu, value=-1)
     return Coefficients(scale, shift, weights, logits, Statistics(mu, sigma2, logit_mean, logit_rstd))
 
@@ -160,7 +161,7 @@ def coefficients_backward(
     mu, sigma2 = cast(Tensor, made.statistics.mean), cast(Tensor, made.statistics.var)
     deviation = mean - mu
     dscale = torch.addcmul(dcentred, dshift, deviation)
-    rstd = (sigma2 + options.eps).rsqrt_()
+    rstd = (sigma2 + number(options.eps, sigma2)).rsqrt_()
     dgain = dscale * rstd
     dweights = torch.addmm(dgain @ parameters.weight.T, dshift, parameters.bias.T)
     dlogits, dnorm_weight, dnorm_bias = _logits_backward(dweights, made, parameters, options, logit_pooled)
@@ -168,11 +169,12 @@ def coefficients_backward(
     statistic = mean * inverse_std
     dstatistic = dlogits @ parameters.logit_weight
     dmean = dstatistic * inverse_std
-    dvar = (dmean * inverse_std).mul_(statistic).mul_(-0.5 * _unbias(options))
+    dsigma2 = torch.zeros_like(rstd)
     if pooled:
-        dsigma2 = _pool(dscale.mul_(made.scale), options).mul_(rstd.square_()).mul_(-0.5)
+        dsigma2 = _pool(dscale.mul_(made.scale), options).mul_(rstd).mul_(rstd).mul_(number(-0.5, rstd))
+    dvar = torch.addcmul(dsigma2, dmean * inverse_std, statistic, value=-0.5 * _unbias(options))
+    if pooled:
         dmean.sub_(_pool(dshift * made.scale, options)).addcmul_(deviation, dsigma2, value=2)
-        dvar.add_(dsigma2)
     transposed = made.weights.T
     return Gradients(
         dmean,
@@ -188,19 +190,34 @@ def coefficients_backward(
     )
 
 
+@lru_cache(maxsize=256)
+def _number(value: float, dtype: torch.dtype) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.tensor(value, dtype=dtype)
+
+
+def number(value: float, like: Tensor) -> Tensor:
+    """A 0-dimensional CPU tensor of the dtype of `like`, to compute with in place of a Python number.
+
+    A Python number becomes a tensor of another dtype, which is converted, in every operation; where it is (N, C)-sized
+    that takes as long as the operation itself.
+    """
+    return _number(value, like.dtype)
+
+
 def _unbias(options: Options) -> float:
     return options.pixels / max(options.pixels - 1, 1)
 
 
 def _inverse_std(var: Tensor, options: Options) -> Tensor:
-    return (var * _unbias(options)).add_(options.var_eps).rsqrt_()
+    return torch.add(number(options.var_eps, var), var, alpha=_unbias(options)).rsqrt_()
 
 
 def _pool(values: Tensor, options: Options) -> Tensor:
     """The mean of (N, C) values over the samples (C,), or over the channels of each group, spread out again (N, C)."""
     samples, channels = values.shape
     if not options.num_groups:
-        return values.sum(0).mul_(1 / samples)
+        return values.sum(0).mul_(number(1 / samples, values))
     grouped = values.view(samples, options.num_groups, channels // options.num_groups)
     return grouped.mean(2).repeat_interleave(grouped.shape[2], 1)
 
@@ -235,9 +252,8 @@ def _logits_backward(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """From the gradient of lambda to those of the logits before their norm, and of the norm's weight and bias."""
     weights, logits = made.weights, made.logits
-    if options.gate == "hard_sigmoid":  # flat where lambda is 0 or 1
-        inside = (weights > 0).logical_and_(weights < 1)
-        dnormed = (dweights * inside).mul_(1 / 6)
+    if options.gate == "hard_sigmoid":  # of slope 1/6, but flat where lambda is 0 or 1
+        dnormed = aten.hardtanh_backward(dweights, weights, 0.0, 1.0).mul_(number(1 / 6, weights))
     elif options.gate == "sigmoid":
         dnormed = aten.sigmoid_backward(dweights, weights)
     else:

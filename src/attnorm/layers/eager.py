@@ -18,6 +18,7 @@ is rounded once. Walking through float32 NCHW tensors in such blocks was tried a
 """
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, cast
 
 import torch
@@ -25,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attnorm.layers.activation import Activation
-from attnorm.layers.coefficients import coefficients, coefficients_backward
+from attnorm.layers.coefficients import coefficients, coefficients_backward, number
 from attnorm.layers.reference import at_least_float32, pixel_count, spread
 
 __all__ = ["apply", "coefficients", "coefficients_backward", "gradient_sums", "input_gradient", "measure"]
@@ -36,12 +37,13 @@ aten = cast(Any, torch.ops.aten)  # pyright: ignore[reportUnknownMemberType]
 # at 64, float32 keeps a relative error below 1e-5 in v.
 _CANCELLATION = 64.0
 
-# Floats of a block: with 0.5 MB of them, and what is read beside, two cores stay within their second-level caches.
-_BLOCK = 1 << 17
+# Floats of a tile or a block: 0.5 MB of them, and what is read beside, stay in the second-level caches of two cores,
+# and the allocator need not ask the system for memory, whose first touch costs as much as a pass.
+_TILE = 1 << 17
 
-# Tiles into which channels_last tensors are cut. More fit the cache better, but every one is a parallel region, at the
-# end of which the cores wait for each other: on two cores of a shared machine 8 is the best of 1 to 64.
-_TILES = 8
+# Tiles into which channels_last tensors are cut at most. More fit the cache better, but every one is a parallel region,
+# at the end of which the cores wait for each other: of 1 to 64, 8 was the best on a shared machine.
+_MOST_TILES = 8
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -68,7 +70,7 @@ def measure(x: Tensor) -> tuple[Tensor, Tensor]:
     if x.dtype in _HALF:
         means, variances = zip(*(measure(block.float()) for block in _split(x, _block_size(x))), strict=True)
         return torch.cat(means), torch.cat(variances)
-    inverse = 1 / pixel_count(x)
+    inverse = number(1 / pixel_count(x), x)
     squares, sums = _sums(x, x)
     mean, mean_square = sums.mul_(inverse), squares.mul_(inverse)
     var = torch.addcmul(mean_square, mean, mean, value=-1)
@@ -136,13 +138,19 @@ def input_gradient(
 ) -> Tensor:
     """Return dx = scale g + 2 dvar/L (x - mean) + dmean/L, with g from :func:`gradient_sums`."""
     del shift, activation  # for kernels that differentiate the activation a second time, rather than keep g
-    slope = dvar * (2 / pixel_count(x))
-    offset = torch.addcmul(dmean / pixel_count(x), slope, mean, value=-1)
+    pixels = pixel_count(x)
+    offset = dmean * number(1 / pixels, dmean)
 
-    def dx(x: Tensor, slope: Tensor, offset: Tensor, g: Tensor, scale: Tensor) -> Tensor:
-        return _affine(x, slope, offset).addcmul_(spread(scale, x), g)
+    def dx(x: Tensor, mean: Tensor, dvar: Tensor, offset: Tensor, g: Tensor, scale: Tensor) -> Tensor:
+        if _is_columns(x):
+            slope = dvar * number(2 / pixels, dvar)
+            dx = _affine(x, slope, torch.addcmul(offset, slope, mean, value=-1))
+        else:
+            # Standardised with mean m and variance 0 + eps, so that (x - m) is divided by sqrt(eps) = L / 2.
+            dx = _standardise_rows(x, dvar, offset, mean.flatten(), _neutral(mean)[0], (pixels / 2) ** 2)
+        return dx.addcmul_(spread(scale, x), g)
 
-    return _rounded(dx, x, slope, offset, g, scale)
+    return _rounded(dx, x, mean, dvar, offset, g, scale)
 
 
 def _is_columns(x: Tensor) -> bool:
@@ -166,10 +174,10 @@ def _sums(g: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     if _is_columns(x):
         return _column_sums(g.flatten(2).transpose(1, 2), x.flatten(2).transpose(1, 2))
     rows, pixels = samples * channels, pixel_count(x)
-    ones = x.new_ones(1, rows)
+    zeros, ones = _neutral(x)
     # With mean 0 and rstd 1 the gradients of group norm's weight and bias are the sums.
     _, products, sums = aten.native_group_norm_backward(
-        g, x.contiguous(), torch.zeros_like(ones), ones, ones, 1, rows, pixels, rows, [False, True, True]
+        g, x.contiguous(), zeros, ones, ones, 1, rows, pixels, rows, [False, True, True]
     )
     return products.view(samples, channels), sums.view(samples, channels)
 
@@ -179,7 +187,7 @@ def _column_sums(g: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
 
     Products are added up pixel by pixel into a tile (N, l, C) that stays in the cache, rather than written out.
     """
-    count = min(max(x.numel() // _BLOCK, 1), _TILES)
+    count = min(max(x.numel() // _TILE, 1), _MOST_TILES)
     pixels = -(-x.shape[1] // count)
     (g0, *gs), (x0, *xs) = _split(g, pixels, 1), _split(x, pixels, 1)
     tile = g0 * x0
@@ -192,23 +200,39 @@ def _affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """Return scale x + shift, as a tensor of its own, not as a view."""
     if _is_columns(x):
         return torch.addcmul(spread(shift, x), x, spread(scale, x))
+    return _standardise_rows(x, scale, shift, *_neutral(scale), 0.0)
+
+
+def _standardise_rows(x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor, eps: float) -> Tensor:
+    """Return (x - mean) / sqrt(var + eps) * weight + bias, with one value of each for a row of contiguous x."""
     x = x.contiguous()
-    y, rows = torch.empty_like(x), scale.numel()
-    zeros, ones, nothing = x.new_zeros(rows), x.new_ones(rows), x.new_empty(0)
+    y, nothing = torch.empty_like(x), x.new_empty(0)
+    rows = (1, mean.numel(), pixel_count(x))
     aten.native_batch_norm(
-        x.view(1, rows, -1),
-        scale.flatten(),
-        shift.flatten(),
-        zeros,
-        ones,
+        x.view(rows),
+        weight.flatten(),
+        bias.flatten(),
+        mean,
+        var,
         False,
         0.0,
-        0.0,
-        out=y.view(1, rows, -1),
+        eps,
+        out=y.view(rows),  # not a view itself, so that what follows may work in place under autograd
         save_mean=nothing,
         save_invstd=nothing,
     )
     return y
+
+
+@lru_cache(maxsize=16)
+def _constant_rows(rows: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    with torch.inference_mode(False):
+        return torch.zeros(rows, dtype=dtype, device=device), torch.ones(rows, dtype=dtype, device=device)
+
+
+def _neutral(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean 0 and variance 1 for every row of x (N, C, ...); kept, since filling them takes as long as other steps."""
+    return _constant_rows(x.shape[0] * x.shape[1], x.dtype, x.device)
 
 
 def _split(x: Tensor, size: int, dim: int = 0) -> Sequence[Tensor]:
@@ -217,7 +241,7 @@ def _split(x: Tensor, size: int, dim: int = 0) -> Sequence[Tensor]:
 
 def _block_size(x: Tensor) -> int:
     """Samples that are converted to float32 at a time."""
-    return max(_BLOCK // max(x[0].numel(), 1), 1)
+    return max(_TILE // max(x[0].numel(), 1), 1)
 
 
 def _rounded(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
