@@ -100,7 +100,7 @@ def kernels_for(x: Tensor) -> Kernels | None:
     name = _setting.name
     if name == "reference" or (name != "triton" and torch.compiler.is_compiling()):
         return None
-    if not x.is_meta and not x.numel():
+    if not torch.compiler.is_compiling() and not x.is_meta and not x.numel():
         return None
     if name == "auto":
         if x.is_cuda and _obstacle("triton", x) is None:
@@ -122,7 +122,14 @@ def passes_for(x: Tensor) -> Passes:
         RuntimeError: If a backend was asked for by name that cannot serve x.
     """
     kernels = kernels_for(x)
-    return reference if kernels is None else ClosedForm(kernels)
+    if kernels is None:
+        return reference
+    if torch.compiler.is_compiling():
+        raise RuntimeError(
+            "backend 'triton' was asked for by name, but compiled code takes its kernels only as an operator of the "
+            "whole layer, which has none for this configuration; use attnorm.backend('auto')"
+        )
+    return ClosedForm(kernels)
 
 
 def _triton_kernels() -> Kernels:
@@ -133,6 +140,8 @@ def _triton_kernels() -> Kernels:
 
 def _obstacle(name: str, x: Tensor) -> str | None:
     """Why a backend other than the reference cannot serve x, or None if it can."""
+    if name == "triton" and torch.compiler.is_compiling():
+        return _triton_obstacle(x)  # whose operators are made for being traced
     if type(x) not in (Tensor, torch.nn.Parameter):
         return f"a {type(x).__name__} is not an ordinary tensor"
     if x.is_meta:
@@ -143,10 +152,10 @@ def _obstacle(name: str, x: Tensor) -> str | None:
         return "a torch.func transform is active"
     if torch.autograd.forward_ad._current_level >= 0:  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType]
         return "forward-mode differentiation is active"
-    if name == "triton":
-        try:
-            from attnorm.layers import kernels
-        except ImportError as error:
-            return f"triton cannot be imported: {error}"
-        return kernels.obstacle(x)
-    return None
+    return _triton_obstacle(x) if name == "triton" else None
+
+
+def _triton_obstacle(x: Tensor) -> str | None:
+    from attnorm.layers import kernels
+
+    return kernels.obstacle(x)

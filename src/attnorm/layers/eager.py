@@ -45,6 +45,7 @@ _TILE = 1 << 17
 # at the end of which the cores wait for each other: of 1 to 64, 8 was the best on a shared machine.
 _MOST_TILES = 8
 
+_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 _HALF = (torch.float16, torch.bfloat16)
 
 _ACTIVATE: dict[str, Callable[[Tensor, float], Tensor]] = {
@@ -154,17 +155,21 @@ def input_gradient(
 
 
 def _is_columns(x: Tensor) -> bool:
-    """Whether x is channels_last, in 2 or 3 spatial dimensions, and not NCHW as well."""
-    if x.is_contiguous() or x.ndim not in (4, 5):
+    """Whether x is channels_last, in 1 to 3 spatial dimensions, and not NCHW as well."""
+    if x.is_contiguous():
         return False
-    return x.is_contiguous(memory_format=torch.channels_last if x.ndim == 4 else torch.channels_last_3d)
+    if x.ndim == 3:
+        return x.transpose(1, 2).is_contiguous()
+    return x.ndim in _CHANNELS_LAST and x.is_contiguous(memory_format=_CHANNELS_LAST[x.ndim])
 
 
 def _like(g: Tensor, x: Tensor) -> Tensor:
     """Return g in the memory format in which x is walked through."""
     if not _is_columns(x):
         return g.contiguous()
-    return g.contiguous(memory_format=torch.channels_last if x.ndim == 4 else torch.channels_last_3d)
+    if x.ndim == 3:
+        return g.transpose(1, 2).contiguous().transpose(1, 2)
+    return g.contiguous(memory_format=_CHANNELS_LAST[x.ndim])
 
 
 def _sums(g: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:

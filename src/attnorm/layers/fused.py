@@ -77,11 +77,21 @@ def attentive_norm(x: Tensor, parameters: Parameters, call: Call) -> tuple[Tenso
         y, and the coefficients with the statistics that were used, which carry no gradients.
     """
     with without_autocast(x):
+        if torch.compiler.is_compiling():
+            return _operator(x, parameters, call)
         if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, *parameters)):
             out: list[Coefficients] = []
             return _AttentiveNorm.apply(x, *parameters, call, out), out[0]
         y, _, _, made = _forward(x, parameters, call)
         return y, made
+
+
+def _operator(x: Tensor, parameters: Parameters, call: Call) -> tuple[Tensor, Coefficients]:
+    """The same as one operator of torch.library, which compilers take as it is; only Triton's kernels have one."""
+    from attnorm.layers.kernels import library
+
+    y, made, _, _ = library.attentive_norm(x, parameters, call.given, call.options, call.activation)
+    return y, made
 
 
 def _forward(x: Tensor, parameters: Parameters, call: Call) -> tuple[Tensor, Tensor, Tensor, Coefficients]:
