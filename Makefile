@@ -53,6 +53,7 @@ bench bench-check: export OMP_NUM_THREADS := $(BENCH_THREADS)
 
 bench: $(STAMP) ## measure what AN costs, layers and networks, and write docs/performance.md (15 minutes)
 	@$(BIN)/python -m benchmarks.layer_cost
+	@$(BIN)/python -m benchmarks.step_cost
 	@$(BIN)/python -m benchmarks.network_cost
 	@$(BIN)/python -m benchmarks.performance_table
 

@@ -1,4 +1,4 @@
-"""Writes the measured costs into README.md and docs/ from benchmarks/results/{layer,network,gpu}_cost.json.
+"""Writes the measured costs into README.md and docs/ from benchmarks/results/{layer,step,network,gpu}_cost.json.
 
     python -m benchmarks.performance_table            # renew what stands between the markers
     python -m benchmarks.performance_table --check    # exit 1 where a page is out of date
@@ -25,7 +25,7 @@ MARKER = re.compile(
 
 
 def read_records(store: Path) -> dict[str, Mapping[str, Any]]:
-    """The records by kind: "layer-cost", "network-cost", "gpu-cost"."""
+    """The records by kind: "layer-cost", "step-cost", "network-cost", "gpu-cost"."""
     contents = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(store.glob("*_cost.json"))]
     return {content["format"].removeprefix("attnorm-"): content for content in contents}
 

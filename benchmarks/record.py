@@ -19,7 +19,7 @@ class Record:
 
     Args:
         path: The JSON file; a former one is overwritten when the first row comes.
-        kind: "layer-cost", "network-cost" or "gpu-cost"; the file's format is "attnorm-" and this.
+        kind: "layer-cost", "step-cost", "network-cost" or "gpu-cost"; the file's format is "attnorm-" and this.
         device: Where it is measured.
         options: The script's settings, for the reader of the file.
     """

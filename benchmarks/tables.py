@@ -5,6 +5,7 @@ from typing import Any
 
 from benchmarks.contenders import CONTENDERS
 from benchmarks.results_table import markdown_table
+from benchmarks.step_cost import BACKWARD, FORWARD
 from benchmarks.targets import GPU_TARGETS, LAYER_TARGETS, NETWORK_TARGETS, Target
 
 Row = Mapping[str, Any]
@@ -129,6 +130,24 @@ def bandwidth(record: Row) -> str:
     return markdown_table(headings, lines)
 
 
+def step_parts(record: Row) -> str:
+    """Milliseconds of the parts of AN's training step beside BN's; a rest is what the parts leave of the whole."""
+    lines: list[list[str]] = []
+    for row in record["rows"]:
+        cells = [f"{row['shape']} {row['layout']}"]
+        for phase, names in (("forward", FORWARD), ("backward", BACKWARD)):
+            whole = row[f"AN_{phase}_ms"]["median"]
+            parts = [row["parts_ms"][name] for name in names]
+            cells += [f"{row[f'BN_{phase}_ms']['median']:.2f}", f"{whole:.2f}", *(f"{part:.2f}" for part in parts)]
+            cells.append(f"{whole - sum(parts):.2f}")
+        # 8 passes over x, of which a copy makes 2.
+        floor = 4 * row["copy_ms"]["median"]
+        lines.append([*cells, f"{floor:.2f}", f"{row['operations']['forward']} + {row['operations']['backward']}"])
+    headings = ["layer", "BN fwd", "AN fwd", "moments", "middle", "affine", "rest"]
+    headings += ["BN bwd", "AN bwd", "sums", "middle", "dx", "rest", "8 passes at copy speed", "operations"]
+    return markdown_table(headings, lines)
+
+
 def layer_memory(record: Row) -> str:
     """Bytes kept for the backward pass, in sizes of x."""
     names = [name for name in CONTENDERS if any(name in row["contenders"] for row in _float32(record))]
@@ -208,6 +227,8 @@ TABLES: dict[str, tuple[str | None, Callable[[Row], str]]] = {
     "layer_contenders": (None, contenders),
     "layer_bandwidth": ("layer-cost", bandwidth),
     "layer_memory": ("layer-cost", layer_memory),
+    "step_parts": ("step-cost", step_parts),
+    "step_provenance": ("step-cost", provenance),
     "layer_provenance": ("layer-cost", provenance),
     "network_sentence": ("network-cost", network_sentence),
     "network_ratios": ("network-cost", network_ratios),

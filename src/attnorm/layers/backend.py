@@ -77,7 +77,8 @@ def backend(name: str | None = None) -> BackendSetting:
     block; `backend("auto")` gives the choice back. `backend().explain(x)` says what would serve x.
 
     Compiled, exported and functionally transformed code traces the reference, whose operations the compiler fuses;
-    `backend("triton")` puts the kernels into compiled code as operators of torch.library.
+    `backend("triton")` puts the kernels into compiled code as one operator of torch.library for each layer (but for
+    the attention options that have no closed form, such as head="mlp", which stay traced).
 
     Raises:
         ValueError: For a name that does not exist.
@@ -122,14 +123,8 @@ def passes_for(x: Tensor) -> Passes:
         RuntimeError: If a backend was asked for by name that cannot serve x.
     """
     kernels = kernels_for(x)
-    if kernels is None:
-        return reference
-    if torch.compiler.is_compiling():
-        raise RuntimeError(
-            "backend 'triton' was asked for by name, but compiled code takes its kernels only as an operator of the "
-            "whole layer, which has none for this configuration; use attnorm.backend('auto')"
-        )
-    return ClosedForm(kernels)
+    # Compilers take the kernels as the operator of a whole layer; what has none is traced from the definition.
+    return reference if kernels is None or torch.compiler.is_compiling() else ClosedForm(kernels)
 
 
 def _triton_kernels() -> Kernels:

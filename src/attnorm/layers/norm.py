@@ -79,7 +79,8 @@ class AttentiveBatchNorm2d(AttentiveNorm, BatchStatistics):
     @property
     def has_closed_form(self) -> bool:
         """As for every AN layer, and statistics are of one process."""
-        return super().has_closed_form and not self.is_synchronised
+        # Not super().has_closed_form: Dynamo takes a property of super() for true, whatever it returns.
+        return self.attention.has_closed_form and not self.is_synchronised
 
     def check_values(self, samples: int, pixels: int) -> None:
         """Refuse a single value per channel in training."""

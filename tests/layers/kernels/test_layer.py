@@ -82,12 +82,12 @@ def test_compiled_code_holds_the_kernels(kind, options, training):
         assert_close(ours, theirs)
 
 
-def test_compiling_without_an_operator_goes_back_to_eager_mode():
-    """A configuration that has no operator is left out of the compiled code, rather than traced into the kernels."""
+def test_compiled_code_without_an_operator_is_traced():
+    """An MLP head has no closed form, so no operator. Dynamo once took has_closed_form for true, through super()."""
     torch.compiler.reset()
     layer, x = make(AttentiveBatchNorm2d, head="mlp").to(DEVICE).eval(), _input(AttentiveBatchNorm2d)
     with backend("triton"):
-        assert_close(torch.compile(layer, backend="eager")(x), layer(x), rtol=1e-6, atol=1e-6)
+        assert_close(torch.compile(layer, fullgraph=True, backend="eager")(x), layer(x), rtol=1e-5, atol=1e-5)
 
 
 def test_float64_is_refused_by_name():
