@@ -98,6 +98,21 @@ class LogitNorm(BatchStatistics):
         mu, var = self.standardiser(logits, torch.zeros_like(logits), pixels=1)
         return (logits - mu) * (var + self.eps).rsqrt() * weight + bias
 
+    @torch.no_grad()
+    def follow(self, logits: Tensor, mean: Tensor, rstd: Tensor) -> None:
+        """Let the running statistics follow those of logits (N, K), of which mean and rstd (K,) are known."""
+        running = self.running_mean
+        if running is None:
+            return
+        if self.momentum is not None and running.dtype == logits.dtype and not torch.compiler.is_compiling():
+            # One operation in place of seven; but compilers are not told that it changes its arguments.
+            assert self.num_batches_tracked is not None
+            self.num_batches_tracked.add_(1)
+            torch.batch_norm_update_stats(logits, running, self.running_var, self.momentum)
+            return
+        samples = logits.shape[0]
+        self.update_running(mean, rstd.square().reciprocal() - self.eps, samples / (samples - 1))
+
     def check_count(self, values: int) -> None:
         """Refuse a batch of one in training, where the logits are normalised over the batch."""
         if self.training and self.uses_batch and values == 1 and not self.is_synchronised:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from attnorm.layers.activation import Activation
 from attnorm.layers.attention import GATES, ChannelAttention, LogitNorm
 from attnorm.layers.backend import kernels_for, passes_for
-from attnorm.layers.coefficients import Options, Parameters, Statistics
+from attnorm.layers.coefficients import Coefficients, Options, Parameters, Statistics
 from attnorm.layers.fused import Call, Kernels, attentive_norm, without_autocast
 from attnorm.layers.reference import pixel_count
 from attnorm.layers.statistics import BatchStatistics
@@ -139,7 +139,7 @@ class AttentiveNorm(nn.Module):
         given = self._given(norm, samples, torch.float64 if x.dtype == torch.float64 else torch.float32)
         y, made = attentive_norm(x, parameters, Call(kernels, given, options, activation))
         if self.training:
-            self._follow(made.statistics, given, norm, samples, pixels)
+            self._follow(made, given, norm, samples * pixels)
         return y
 
     def _given(self, norm: LogitNorm | None, samples: int, dtype: torch.dtype) -> Statistics:
@@ -152,16 +152,15 @@ class AttentiveNorm(nn.Module):
         logit_rstd = None if logit_var is None else (logit_var + norm.eps).rsqrt_()
         return Statistics(mean, var, logit_mean, logit_rstd)
 
-    def _follow(self, used: Statistics, given: Statistics, norm: LogitNorm | None, samples: int, pixels: int) -> None:
+    def _follow(self, made: Coefficients, given: Statistics, norm: LogitNorm | None, values: int) -> None:
         """Let running statistics follow those of the batch."""
+        used = made.statistics
         if isinstance(self, BatchStatistics) and given.mean is None and used.mean is not None and used.var is not None:
-            values = samples * pixels
             self.update_running(used.mean, used.var, values / (values - 1))
         if norm is not None and norm.kind == "batch" and given.logit_mean is None:
             assert used.logit_mean is not None
             assert used.logit_rstd is not None
-            var = used.logit_rstd.square().reciprocal_().sub_(norm.eps)
-            norm.update_running(used.logit_mean, var, samples / (samples - 1))
+            norm.follow(made.logits, used.logit_mean, used.logit_rstd)
 
     def _attend(self, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
         maximum = x.flatten(2).amax(2).to(mean.dtype) if self.attention.needs_maximum else None

@@ -169,9 +169,9 @@ def coefficients_backward(
     statistic = mean * inverse_std
     dstatistic = dlogits @ parameters.logit_weight
     dmean = dstatistic * inverse_std
-    dsigma2 = torch.zeros_like(rstd)
+    dsigma2 = torch.zeros_like(rstd)  # on running statistics nothing flows back through mu and sigma2
     if pooled:
-        dsigma2 = _pool(dscale.mul_(made.scale), options).mul_(rstd).mul_(rstd).mul_(number(-0.5, rstd))
+        dsigma2.addcmul_(_pool(dscale.mul_(made.scale), options), rstd.square_(), value=-0.5)
     dvar = torch.addcmul(dsigma2, dmean * inverse_std, statistic, value=-0.5 * _unbias(options))
     if pooled:
         dmean.sub_(_pool(dshift * made.scale, options)).addcmul_(deviation, dsigma2, value=2)
