@@ -27,10 +27,15 @@ def rows(values: Tensor, x: Tensor) -> Tensor:
     return values.double().reshape(*values.shape, *(1,) * (x.ndim - 2))
 
 
-@pytest.fixture(params=[eager._TILE, 64], ids=["one tile", "tiles"])
+WHOLE = eager._TILE
+
+
+@pytest.fixture(params=[WHOLE, 64], ids=["one tile", "tiles"])
 def tile(request, monkeypatch):
-    """Small tensors in one tile, or cut as large ones are, with a smaller tile left over."""
+    """Small tensors in one piece, or cut as large ones are, with a smaller piece left over."""
     monkeypatch.setattr(eager, "_TILE", request.param)
+    if request.param != WHOLE:
+        monkeypatch.setattr(eager, "_BLOCK", 8)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -13,8 +13,9 @@ so each memory format is served by the few operations that make one trip and are
 - channels_last: rows are the columns of (L, C) matrices. addcmul broadcasts (N, C, 1, 1) coefficients at full speed;
   sums of products are gathered in a tile that stays in the cache.
 
-Half precision goes through in blocks of samples that fit the cache, each converted to float32, so that every result
-is rounded once. Walking through float32 NCHW tensors in such blocks was tried and is slower.
+In half precision the NCHW operations take coefficients and accumulate in float32. The channels_last ones do not,
+so there blocks of samples that fit the cache are converted to float32, and the result is rounded once. Walking through
+float32 tensors in such blocks was tried and is slower.
 """
 
 from collections.abc import Callable, Sequence
@@ -37,13 +38,16 @@ aten = cast(Any, torch.ops.aten)  # pyright: ignore[reportUnknownMemberType]
 # at 64, float32 keeps a relative error below 1e-5 in v.
 _CANCELLATION = 64.0
 
-# Floats of a tile or a block: 0.5 MB of them, and what is read beside, stay in the second-level caches of two cores,
-# and the allocator need not ask the system for memory, whose first touch costs as much as a pass.
+# Floats of a tile: 0.5 MB of them, and what is read beside, stay in the second-level caches of two cores, and the
+# allocator need not ask the system for memory, whose first touch costs as much as a pass.
 _TILE = 1 << 17
 
 # Tiles into which channels_last tensors are cut at most. More fit the cache better, but every one is a parallel region,
 # at the end of which the cores wait for each other: of 1 to 64, 8 was the best on a shared machine.
 _MOST_TILES = 8
+
+# Floats of a block of half-precision samples: fewer would be more dispatches than work.
+_BLOCK = 1 << 20
 
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 _HALF = (torch.float16, torch.bfloat16)
@@ -68,11 +72,8 @@ _DIFFERENTIATE: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
 
 def measure(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance (N, C) of x (N, C, *spatial); accurate however far the mean is from 0."""
-    if x.dtype in _HALF:
-        means, variances = zip(*(measure(block.float()) for block in _split(x, _block_size(x))), strict=True)
-        return torch.cat(means), torch.cat(variances)
-    inverse = number(1 / pixel_count(x), x)
     squares, sums = _sums(x, x)
+    inverse = number(1 / pixel_count(x), sums)
     mean, mean_square = sums.mul_(inverse), squares.mul_(inverse)
     var = torch.addcmul(mean_square, mean, mean, value=-1)
     # Where this is not negative for any row, v >= m^2 / 64: nothing has cancelled, nothing is below 0.
@@ -84,7 +85,7 @@ def measure(x: Tensor) -> tuple[Tensor, Tensor]:
 def _measure_again(x: Tensor, mean: Tensor, var: Tensor) -> None:
     """Take the variance of rows that have lost digits around their own mean, in place."""
     cancelled = mean.square() > _CANCELLATION * var
-    rows = x[cancelled].flatten(1)
+    rows = at_least_float32(x[cancelled].flatten(1))
     residual = rows - mean[cancelled].unsqueeze(1)
     offset = residual.mean(1)
     mean[cancelled] += offset
@@ -114,16 +115,11 @@ def gradient_sums(
     if activation is not None:
         name, slope = activation
 
-        def through(dy: Tensor, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        def through(x: Tensor, dy: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
             return _DIFFERENTIATE[name](_like(dy, x), _affine(x, scale, shift), slope)
 
-        g = _rounded(through, dy, x, scale, shift)
-    if x.dtype in _HALF:
-        size = _block_size(x)
-        pairs = [_sums(a.float(), b.float()) for a, b in zip(_split(g, size), _split(x, size), strict=True)]
-        products, sums = (torch.cat(parts) for parts in zip(*pairs, strict=True))
-    else:
-        products, sums = _sums(g, x)
+        g = _rounded(through, x, dy, scale, shift)
+    products, sums = _sums(g, x)
     return products.addcmul_(mean, sums, value=-1), sums, g
 
 
@@ -146,9 +142,12 @@ def input_gradient(
         if _is_columns(x):
             slope = dvar * number(2 / pixels, dvar)
             dx = _affine(x, slope, torch.addcmul(offset, slope, mean, value=-1))
-        else:
-            # Standardised with mean m and variance 0 + eps, so that (x - m) is divided by sqrt(eps) = L / 2.
-            dx = _standardise_rows(x, dvar, offset, mean.flatten(), _neutral(mean)[0], (pixels / 2) ** 2)
+            return dx.addcmul_(spread(scale, x), g)
+        # Standardised with mean m and variance 0 + eps, so that (x - m) is divided by sqrt(eps) = L / 2.
+        zeros = _neutral(mean)[0]
+        dx = _standardise_rows(x, dvar, offset, mean.flatten(), zeros, (pixels / 2) ** 2)
+        if x.dtype in _HALF:  # where addcmul_ would convert all of g to float32
+            return dx.add_(_standardise_rows(g, scale, zeros, *_neutral(mean), 0.0))
         return dx.addcmul_(spread(scale, x), g)
 
     return _rounded(dx, x, mean, dvar, offset, g, scale)
@@ -173,18 +172,29 @@ def _like(g: Tensor, x: Tensor) -> Tensor:
 
 
 def _sums(g: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """The sums over the pixels of g x and of g (N, C)."""
+    """The sums over the pixels of g x and of g (N, C), at least in float32."""
     samples, channels = x.shape[:2]
     g = _like(g, x)
     if _is_columns(x):
+        if x.dtype in _HALF:
+            return _block_sums(g, x)
         return _column_sums(g.flatten(2).transpose(1, 2), x.flatten(2).transpose(1, 2))
     rows, pixels = samples * channels, pixel_count(x)
-    zeros, ones = _neutral(x)
+    zeros, ones = _constant_rows(rows, _wide(x), x.device)
     # With mean 0 and rstd 1 the gradients of group norm's weight and bias are the sums.
     _, products, sums = aten.native_group_norm_backward(
         g, x.contiguous(), zeros, ones, ones, 1, rows, pixels, rows, [False, True, True]
     )
     return products.view(samples, channels), sums.view(samples, channels)
+
+
+def _block_sums(g: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    size = _block_size(x)
+    pairs: list[tuple[Tensor, Tensor]] = []
+    for gi, xi in zip(_split(g, size), _split(x, size), strict=True):
+        wide = xi.float()
+        pairs.append(_sums(wide if g is x else gi.float(), wide))
+    return torch.cat([products for products, _ in pairs]), torch.cat([sums for _, sums in pairs])
 
 
 def _column_sums(g: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -211,7 +221,7 @@ def _affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 def _standardise_rows(x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor, eps: float) -> Tensor:
     """Return (x - mean) / sqrt(var + eps) * weight + bias, with one value of each for a row of contiguous x."""
     x = x.contiguous()
-    y, nothing = torch.empty_like(x), x.new_empty(0)
+    y, nothing = torch.empty_like(x), mean.new_empty(0)
     rows = (1, mean.numel(), pixel_count(x))
     aten.native_batch_norm(
         x.view(rows),
@@ -244,18 +254,23 @@ def _split(x: Tensor, size: int, dim: int = 0) -> Sequence[Tensor]:
     return cast(Sequence[Tensor], x.split(size, dim))  # pyright: ignore[reportUnknownMemberType]
 
 
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.float32 if x.dtype in _HALF else x.dtype
+
+
 def _block_size(x: Tensor) -> int:
     """Samples that are converted to float32 at a time."""
-    return max(_TILE // max(x[0].numel(), 1), 1)
+    return max(_BLOCK // x[0].numel(), 1)
 
 
 def _rounded(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
     """Call a function of tensors that have the samples in their first dimension.
 
-    Where the first is in half precision, that happens in float32, block by block, and the result is rounded to it.
+    Where the first is channels_last in half precision, that happens in float32, block by block, and the result is
+    rounded to it.
     """
     first = tensors[0]
-    if first.dtype not in _HALF:
+    if first.dtype not in _HALF or not _is_columns(first):
         return function(*tensors)
     result = torch.empty_like(first)
     size = _block_size(first)
