@@ -1,6 +1,6 @@
 """What a network costs: ResNet-50 with BatchNorm, with Attentive Normalization and with SE, side by side.
 
-    python -m benchmarks.network_cost [--time-limit-s 400] [--json FILE]
+    python -m benchmarks.network_cost [--time-limit-s 300] [--json FILE]
 
 A whole training step (forward, loss, backward, SGD) and an evaluation, in both memory layouts. A network step scatters
 by some 5% on a shared machine, so rounds are added until the 95% interval of every median ratio is within +-1% or the
@@ -151,7 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command_line.add_argument("--batch-size", type=int, default=8)
     command_line.add_argument("--side", type=int, default=224, help="height and width of the images, in pixels")
     command_line.add_argument(
-        "--time-limit-s", type=float, default=400, help="for the training row of a layout; evaluation gets a third"
+        "--time-limit-s", type=float, default=300, help="for the training row of a layout; evaluation gets a third"
     )
     options = command_line.parse_args(arguments)
     print(f"values: relative error {check_values():.1e} against float64", flush=True)

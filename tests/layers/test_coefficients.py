@@ -5,7 +5,8 @@ import torch
 from torch.testing import assert_close
 
 from attnorm import AttentiveBatchNorm2d, AttentiveGroupNorm
-from attnorm.layers.coefficients import Options, Parameters, Statistics, coefficients, coefficients_backward
+from attnorm.layers.coefficients import coefficients, coefficients_backward
+from attnorm.layers.middle import Options, Parameters, Statistics
 
 SAMPLES, CHANNELS, PIXELS = 5, 8, 9
 GROUPS = [None, 1, 4, CHANNELS]  # None: the batch variant; 1 is layer norm, C instance norm

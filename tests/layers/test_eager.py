@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from attnorm.layers import eager
+from attnorm.layers import eager, memory_formats
 from attnorm.layers.activation import Activation
 
 ACTIVATIONS = [None, *(Activation(name, 0.1) for name in ("relu", "relu6", "silu", "hard_swish", "leaky_relu"))]
@@ -27,15 +27,15 @@ def rows(values: Tensor, x: Tensor) -> Tensor:
     return values.double().reshape(*values.shape, *(1,) * (x.ndim - 2))
 
 
-WHOLE = eager._TILE
+WHOLE = memory_formats._TILE
 
 
 @pytest.fixture(params=[WHOLE, 64], ids=["one tile", "tiles"])
 def tile(request, monkeypatch):
     """Small tensors in one piece, or cut as large ones are, with a smaller piece left over."""
-    monkeypatch.setattr(eager, "_TILE", request.param)
+    monkeypatch.setattr(memory_formats, "_TILE", request.param)
     if request.param != WHOLE:
-        monkeypatch.setattr(eager, "_BLOCK", 8)
+        monkeypatch.setattr(memory_formats, "_BLOCK", 8)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -110,6 +110,20 @@ def test_a_subclass_of_the_attention_is_called():
     assert_close(layer(x), x * scale[:, None, None] + shift[:, None, None])
 
 
+def test_a_subclass_with_statistics_of_its_own_is_heard():
+    class Shifted(AttentiveBatchNorm2d):
+        def standardiser(self, mean, var, pixels):
+            mu, sigma2 = super().standardiser(mean, var, pixels)
+            return mu + 1, sigma2
+
+    layer, x = make(Shifted).eval(), torch.randn(4, 8, 5, 5)
+    moved = make(AttentiveBatchNorm2d).eval()
+    moved.running_mean += 1
+    assert not layer.has_closed_form
+    assert moved.has_closed_form
+    assert_close(layer(x), moved(x))
+
+
 def test_training_after_inference_mode():
     """Constants that are kept between calls must serve both modes, whichever comes first."""
     layer, x = make(AttentiveBatchNorm2d, channels=6), torch.randn(5, 6, 3, 3)

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from attnorm.layers.activation import Activation
 from attnorm.layers.attention import GATES, ChannelAttention, LogitNorm
 from attnorm.layers.backend import kernels_for, passes_for
-from attnorm.layers.coefficients import Coefficients, Options, Parameters, Statistics
 from attnorm.layers.fused import Call, Kernels, attentive_norm, without_autocast
+from attnorm.layers.middle import Coefficients, Options, Parameters, Statistics
 from attnorm.layers.reference import pixel_count
 from attnorm.layers.statistics import BatchStatistics
 

@@ -17,7 +17,8 @@ from torch.autograd import Function
 
 from attnorm.layers import reference
 from attnorm.layers.activation import Activation
-from attnorm.layers.coefficients import Coefficients, Gradients, Options, Parameters, Statistics, coefficients
+from attnorm.layers.coefficients import coefficients
+from attnorm.layers.middle import Coefficients, Gradients, Options, Parameters, Statistics
 
 
 class Kernels(Protocol):

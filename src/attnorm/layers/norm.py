@@ -78,9 +78,10 @@ class AttentiveBatchNorm2d(AttentiveNorm, BatchStatistics):
 
     @property
     def has_closed_form(self) -> bool:
-        """As for every AN layer, and statistics are of one process."""
+        """As for every AN layer, with statistics of one process that no subclass takes otherwise."""
         # Not super().has_closed_form: Dynamo takes a property of super() for true, whatever it returns.
-        return self.attention.has_closed_form and not self.is_synchronised
+        own = type(self).standardiser is AttentiveBatchNorm2d.standardiser
+        return own and self.attention.has_closed_form and not self.is_synchronised
 
     def check_values(self, samples: int, pixels: int) -> None:
         """Refuse a single value per channel in training."""
@@ -170,6 +171,11 @@ class AttentiveGroupNorm(AttentiveNorm):
         """Statistics of each sample's groups, per channel (N, C)."""
         self.check_values(mean.shape[0], pixels)
         return group_statistics(mean, var, self.num_groups)
+
+    @property
+    def has_closed_form(self) -> bool:
+        """As for every AN layer, with statistics that no subclass takes otherwise."""
+        return type(self).standardiser is AttentiveGroupNorm.standardiser and self.attention.has_closed_form
 
     def check_values(self, samples: int, pixels: int) -> None:
         """Refuse a single value per group in training."""

@@ -8,9 +8,9 @@ from torch.testing import assert_close
 from attnorm.layers import reference
 from attnorm.layers.activation import Activation
 from attnorm.layers.attention import GATES
-from attnorm.layers.coefficients import Options, Parameters, Statistics
 from attnorm.layers.kernels import attentive_norm
 from attnorm.layers.kernels.library import _backward, _forward
+from attnorm.layers.middle import Options, Parameters, Statistics
 from tests.layers.kernels.samples import DEVICE, DTYPES, assert_as_exact
 from tests.layers.kernels.samples import draw as draw_input
 

@@ -5,9 +5,9 @@ import torch
 from torch.testing import assert_close
 
 from attnorm.layers import coefficients as pytorch
-from attnorm.layers.coefficients import Options, Parameters, Statistics
 from attnorm.layers.kernels import coefficients, coefficients_backward, middle
 from attnorm.layers.kernels.launch import LARGEST_BATCH, LARGEST_MIXTURE
+from attnorm.layers.middle import Options, Parameters, Statistics
 from tests.layers.kernels.samples import DEVICE, assert_as_exact
 
 # N, C, K: two blocks of channels and one of samples; three of samples; one of each.

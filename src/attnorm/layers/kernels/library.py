@@ -4,7 +4,7 @@
     attnorm::attentive_norm_backward    gradient sums, coefficients backward, input gradient
 
 Both only compute: running statistics are for the caller to update, from the statistics that come back. An operator's
-schema knows tensors, numbers and names alone, so the named tuples of :mod:`attnorm.layers.coefficients` are flattened;
+schema knows tensors, numbers and names alone, so the named tuples of :mod:`attnorm.layers.middle` are flattened;
 a statistic that there is none of comes back empty. Nothing here waits for the device.
 """
 
@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from attnorm.layers.activation import Activation
-from attnorm.layers.coefficients import Coefficients, Options, Parameters, Statistics
 from attnorm.layers.kernels.affine import apply
 from attnorm.layers.kernels.gradients import gradient_sums, input_gradient
 from attnorm.layers.kernels.layout import dense
 from attnorm.layers.kernels.middle import coefficients, coefficients_backward
 from attnorm.layers.kernels.moments import measure
+from attnorm.layers.middle import Coefficients, Options, Parameters, Statistics
 from attnorm.layers.reference import pixel_count
 
 

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from attnorm.layers import coefficients as pytorch
-from attnorm.layers.coefficients import Coefficients, Gradients, Options, Parameters, Statistics
 from attnorm.layers.kernels import middle_backward, middle_forward
 from attnorm.layers.kernels.launch import LARGEST_BATCH, LARGEST_MIXTURE
+from attnorm.layers.middle import Coefficients, Gradients, Options, Parameters, Statistics
 
 
 def serves(samples: int, components: int, options: Options) -> bool:

@@ -11,10 +11,10 @@ import torch
 import triton
 from torch import Tensor
 
-from attnorm.layers.coefficients import Coefficients, Gradients, Options, Parameters
 from attnorm.layers.kernels.attention_backward import attention_kernel
 from attnorm.layers.kernels.launch import middle_settings
 from attnorm.layers.kernels.mixture_backward import group_kernel, mixture_kernel
+from attnorm.layers.middle import Coefficients, Gradients, Options, Parameters
 
 _GROUP_CHANNELS = 1024  # of a group, that a program takes at a time
 

@@ -17,9 +17,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from attnorm.layers.coefficients import Coefficients, Options, Parameters, Statistics
 from attnorm.layers.kernels.launch import middle_settings
 from attnorm.layers.kernels.matrices import channel_statistic, gate, load_tile, row_statistics, store_tile
+from attnorm.layers.middle import Coefficients, Options, Parameters, Statistics
 
 _GROUP_CHANNELS = 1024  # of a group, that a program takes at a time
 
