@@ -103,3 +103,14 @@ def test_what_is_not_finite_stays_in_its_row(value):
     others = torch.ones(2, 3, dtype=torch.bool)
     others[1, 2] = False
     assert_close(var[others], x.var((2, 3), correction=0)[others])
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_what_is_not_finite_hides_no_cancellation(value):
+    """Rows that need a second look get it, whatever stands in others."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 7, 7) + 1e3
+    exact = x.double().var((2, 3), correction=0)
+    x[1, 2, 3, 3] = value
+    _, var = eager.measure(x)
+    assert_close(var[0].double(), exact[0], rtol=1e-5, atol=0)

@@ -53,8 +53,10 @@ def measure(x: Tensor) -> tuple[Tensor, Tensor]:
     inverse = number(1 / pixel_count(x), mean)
     mean, mean_square = mean.mul_(inverse), squares.mul_(inverse)
     var = torch.addcmul(mean_square, mean, mean, value=-1)
-    # Where this is not negative for any row, v >= m^2 / 64: nothing has cancelled, nothing is below 0.
-    if mean_square.addcmul_(mean, mean, value=-1 - 1 / _CANCELLATION).min().item() < 0:
+    # Where this is not negative for any row, v >= m^2 / 64: nothing has cancelled, nothing is below 0. NaN in one row
+    # must not hide another's.
+    worst = mean_square.addcmul_(mean, mean, value=-1 - 1 / _CANCELLATION).min().item()
+    if not worst >= 0:
         _measure_again(x, mean, var)
     return mean, var
 
