@@ -31,7 +31,10 @@ def ratio(value: Row, digits: int = 2, target: Target | None = None) -> str:
 
 def milliseconds(value: Row) -> str:
     """A time with half the distance between its quartiles."""
-    return f"{value['median']:.3g} ± {(value['high'] - value['low']) / 2:.2g}"
+    spread = (value["high"] - value["low"]) / 2
+    if value["median"] >= 999.5:  # which three digits would write with an exponent
+        return f"{value['median']:.0f} ± {spread:.0f}"
+    return f"{value['median']:.3g} ± {spread:.2g}"
 
 
 def _float32(record: Row) -> list[Row]:
