@@ -9,6 +9,7 @@ from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from attnorm import AttentiveBatchNorm2d, AttentiveBatchNormAct2d, AttentiveGroupNormAct, backend
+from attnorm.layers import eager
 from tests.layers.small import KINDS, make
 
 ACTIVATIONS = [nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish, nn.LeakyReLU]
@@ -122,6 +123,18 @@ def test_a_subclass_with_statistics_of_its_own_is_heard():
     assert not layer.has_closed_form
     assert moved.has_closed_form
     assert_close(layer(x), moved(x))
+
+
+def test_no_input_gradient_is_made_where_none_is_wanted(monkeypatch):
+    """The dx pass is the dearest of the step: a layer whose input needs no gradient must not make it."""
+    layer, x = make(AttentiveBatchNorm2d).double(), torch.randn(4, 8, 5, 5, dtype=torch.float64)
+    layer(x.clone().requires_grad_()).square().sum().backward()
+    expected = [parameter.grad for parameter in layer.parameters()]
+    layer.zero_grad(set_to_none=True)
+    monkeypatch.setattr(eager, "input_gradient", None)
+    layer(x).square().sum().backward()
+    for parameter, gradient in zip(layer.parameters(), expected, strict=True):
+        assert torch.equal(parameter.grad, gradient)
 
 
 def test_training_after_inference_mode():

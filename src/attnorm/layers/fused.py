@@ -102,8 +102,15 @@ def _forward(x: Tensor, parameters: Parameters, call: Call) -> tuple[Tensor, Ten
 
 
 def _gradients(
-    dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, made: Coefficients, parameters: Parameters, call: Call
-) -> tuple[Tensor, Gradients]:
+    dy: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    made: Coefficients,
+    parameters: Parameters,
+    call: Call,
+    needs_dx: bool,
+) -> tuple[Tensor | None, Gradients]:
     kernels, given, options, activation = call
     scale, shift = made.scale, made.shift
     dcentred, dshift, g = kernels.gradient_sums(dy, x, mean, scale, shift, activation)
@@ -118,8 +125,9 @@ def _gradients(
         given.mean is None,
         given.logit_mean is None,
     )
-    dx = kernels.input_gradient(g, x, mean, scale, shift, gradients.mean, gradients.var, activation)
-    return dx, gradients
+    if not needs_dx:  # the first layer of a network, or one behind a frozen stem
+        return None, gradients
+    return kernels.input_gradient(g, x, mean, scale, shift, gradients.mean, gradients.var, activation), gradients
 
 
 class _AttentiveNorm(Function):
@@ -141,7 +149,7 @@ class _AttentiveNorm(Function):
             if torch.is_grad_enabled():
                 return *_differentiable_gradients(x, parameters, ctx.call, dy, ctx.needs_input_grad), None, None
             coefficients = Coefficients(*made[:4], statistics=Statistics(*made[4:]))
-            dx, gradients = _gradients(dy, x, mean, var, coefficients, parameters, ctx.call)
+            dx, gradients = _gradients(dy, x, mean, var, coefficients, parameters, ctx.call, ctx.needs_input_grad[0])
         dparameters = (
             None if parameter is None or gradient is None else gradient.to(parameter.dtype)
             for parameter, gradient in zip(parameters, gradients.parameters, strict=True)
