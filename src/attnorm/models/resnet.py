@@ -7,7 +7,7 @@ K. He et al., arXiv 1512.03385; T. He et al., "Bag of Tricks", arXiv 1812.01187 
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch.nn as nn
@@ -16,29 +16,16 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models.resnet import BasicBlock, Bottleneck
 from timm.models.resnet import ResNet as TimmResNet
 
-from attnorm.layers.convert import replace_norm
 from attnorm.layers.placement import PLACEMENTS
+from attnorm.models.placed import Placed, default_cfg
 
 
-class ResNet(TimmResNet):
-    """timm's ResNet with AN or SE at chosen norms.
-
-    Args:
-        placement: Which norms become AN, a name in `attnorm.layers.PLACEMENTS`; None: all stay BatchNorm.
-        num_components: K, or one K per stage; None: the placement's.
-        layer_options: Further arguments of the AN layers, such as {"gate": "sigmoid"}.
-        se: Placement of a squeeze-and-excitation behind a norm -> its reduction r.
-        stem_pool: Kernel and stride of the max pool behind the stem, without padding; None: timm's 3x3, stride 2.
-        small_images: He et al.'s stem for 32x32 images: one 3x3 convolution, stride 1, no pool.
-        **kwargs: Those of timm's ResNet.
-    """
+class _Variants(TimmResNet):
+    """timm's ResNet with the stems and the squeeze-and-excitation of the variants below; see :class:`ResNet`."""
 
     def __init__(
         self,
         *args: Any,
-        placement: str | None = None,
-        num_components: int | Sequence[int] | None = None,
-        layer_options: Mapping[str, Any] | None = None,
         se: Mapping[str, int] | None = None,
         stem_pool: int | None = None,
         small_images: bool = False,
@@ -54,8 +41,6 @@ class ResNet(TimmResNet):
             self.maxpool = nn.MaxPool2d(stem_pool)
         for name, reduction in (se or {}).items():
             append_squeeze_excitation(self, name, reduction)
-        if placement is not None:
-            replace_norm(self, placement, num_components, layer_options=layer_options)
 
     def _use_small_stem(self) -> None:
         last = cast(nn.Conv2d, cast(nn.Sequential, self.conv1)[-1])
@@ -78,6 +63,18 @@ class ResNet(TimmResNet):
         ]
 
 
+class ResNet(Placed, _Variants):
+    """timm's ResNet with AN or SE at chosen norms.
+
+    Args:
+        placement, num_components, layer_options: Of AN; see :class:`attnorm.models.placed.Placed`.
+        se: Placement of a squeeze-and-excitation behind a norm -> its reduction r.
+        stem_pool: Kernel and stride of the max pool behind the stem, without padding; None: timm's 3x3, stride 2.
+        small_images: He et al.'s stem for 32x32 images: one 3x3 convolution, stride 1, no pool.
+        **kwargs: Those of timm's ResNet.
+    """
+
+
 def append_squeeze_excitation(model: nn.Module, placement: str, reduction: int) -> None:
     """Put a squeeze-and-excitation without biases behind the norms that a placement names, in place.
 
@@ -94,23 +91,6 @@ def append_squeeze_excitation(model: nn.Module, placement: str, reduction: int) 
             pair.add_module("norm", module)
             pair.add_module("se", se.to(weight.device, weight.dtype))
             setattr(model.get_submodule(parent), leaf, pair)
-
-
-def default_cfg(**kwargs: Any) -> dict[str, Any]:
-    """What timm wants to know of a network: no weights of it are published in timm's format."""
-    return {
-        "url": "",
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": (7, 7),
-        "crop_pct": 0.875,
-        "interpolation": "bilinear",
-        "mean": (0.485, 0.456, 0.406),
-        "std": (0.229, 0.224, 0.225),
-        "first_conv": "conv1",
-        "classifier": "fc",
-        **kwargs,
-    }
 
 
 _DEEP = default_cfg(first_conv="conv1.0")

@@ -8,7 +8,8 @@ from typing import Any
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.resnet import BasicBlock
 
-from attnorm.models.resnet import ResNet, default_cfg
+from attnorm.models.placed import default_cfg
+from attnorm.models.resnet import ResNet
 
 _CIFAR = default_cfg(
     num_classes=10,
