@@ -10,6 +10,7 @@ CONFIG = TrainConfig(model="resnet8_cifar", output="out")
 WRONG = {
     "batch_size": {"batch_size": 0},
     "grad_accum_steps": {"grad_accum_steps": 0},
+    "lr_base_size": {"lr_base_size": 0},
     "epochs": {"epochs": 0},
     "workers": {"workers": -1},
     "recovery_interval": {"recovery_interval": -1},
@@ -60,6 +61,13 @@ def test_lr_base_is_for_256_images_per_step():
     assert replace(CONFIG, lr=0.3).peak_lr(processes=8) == 0.3
 
 
+def test_lr_base_can_be_for_another_number_of_images_and_scale_with_the_square_root():
+    """1024 images per step for a rate that was found with 4096 of them: a quarter of it, or half by the root."""
+    config = replace(CONFIG, lr_base=0.008, lr_base_size=4096, batch_size=64, grad_accum_steps=2)
+    assert config.peak_lr(processes=8) == pytest.approx(0.002)
+    assert replace(config, lr_base_scale="sqrt").peak_lr(processes=8) == pytest.approx(0.004)
+
+
 def test_precision_names():
     assert CONFIG.precision == "32"
     assert replace(CONFIG, amp=True).precision == "bf16"
@@ -72,6 +80,15 @@ def test_resume_names_what_differs_and_lets_pass_what_does_not_change_the_result
     assert resume_differences(recorded, free) == []
     changed = replace(CONFIG, lr=0.2, dataset="cifar10", seed=1)
     assert resume_differences(recorded, changed) == ["dataset: digits -> cifar10", "lr: 0.1 -> 0.2", "seed: 0 -> 1"]
+
+
+def test_a_run_older_than_a_field_had_its_default():
+    """Records of earlier versions lack the newer fields: going on must neither be refused nor hide a difference."""
+    recorded = asdict(resolve(CONFIG))
+    for name in ("lr_base_size", "lr_base_scale"):
+        del recorded[name]
+    assert resume_differences(recorded, CONFIG) == []
+    assert resume_differences(recorded, replace(CONFIG, lr_base_size=512)) == ["lr_base_size: 256 -> 512"]
 
 
 def test_every_field_is_described_for_the_help():

@@ -4,7 +4,7 @@ Imports nothing heavy: the command line reads its flags from here before torch i
 """
 
 import math
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from importlib.util import find_spec
 from typing import Any, Literal
 
@@ -30,7 +30,10 @@ class Recipe(DataConfig):
         grad_accum_steps: batches whose gradients are averaged before one optimizer step.
         opt: optimizer; "sgd" is plain SGD with momentum, any other name is timm's (adamw, lamb, ...).
         lr: peak learning rate; 0.1 when neither lr nor lr_base is given.
-        lr_base: peak learning rate for 256 images per step, scaled linearly with the images per step; instead of lr.
+        lr_base: peak learning rate for lr_base_size images per optimizer step, scaled to those of this run (of all
+            processes and accumulated batches); instead of lr.
+        lr_base_size: images per optimizer step that lr_base is for.
+        lr_base_scale: how lr_base is scaled: by the ratio of images per step, or by its square root.
         momentum: momentum of SGD and of the optimizers that have one.
         nesterov: Nesterov's momentum, for opt "sgd".
         weight_decay: weight decay.
@@ -66,6 +69,8 @@ class Recipe(DataConfig):
     opt: str = "sgd"
     lr: float | None = None
     lr_base: float | None = None
+    lr_base_size: int = 256
+    lr_base_scale: Literal["linear", "sqrt"] = "linear"
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 1e-4
@@ -107,9 +112,10 @@ class Recipe(DataConfig):
 
     def peak_lr(self, processes: int = 1) -> float:
         """Learning rate at the end of the warm-up, with `lr_base` scaled to the images per optimizer step."""
-        if self.lr_base is not None:
-            return self.lr_base * self.batch_size * self.grad_accum_steps * processes / 256
-        return 0.1 if self.lr is None else self.lr
+        if self.lr_base is None:
+            return 0.1 if self.lr is None else self.lr
+        ratio = self.batch_size * self.grad_accum_steps * processes / self.lr_base_size
+        return self.lr_base * (ratio if self.lr_base_scale == "linear" else math.sqrt(ratio))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +147,7 @@ def check_recipe(config: Recipe) -> None:
     Raises:
         ConfigError: names the field, what it must be and what came.
     """
-    positive = ("batch_size", "grad_accum_steps", "epochs")
+    positive = ("batch_size", "grad_accum_steps", "epochs", "lr_base_size")
     not_negative = ("workers", "recovery_interval", "weight_decay", "min_lr", "mixup", "max_bad_images")
     fractions = ("smoothing", "drop", "drop_path", "momentum", "model_ema_decay")
     for item in fields(config):
@@ -167,7 +173,9 @@ def check_recipe(config: Recipe) -> None:
 
 def _check_rates(config: Recipe) -> None:
     if config.lr is not None and config.lr_base is not None:
-        raise ConfigError("lr and lr_base exclude each other: give lr for the rate itself, lr_base for 256 images")
+        raise ConfigError(
+            "lr and lr_base exclude each other: give lr for the rate itself, or lr_base for lr_base_size images"
+        )
     for name in ("lr", "lr_base", "clip_grad"):
         value = getattr(config, name)
         if value is not None and value <= 0:
@@ -197,7 +205,8 @@ def resume_differences(recorded: dict[str, Any], config: TrainConfig) -> list[st
     """Fields in which a recorded run differs from `config` so that going on would make neither of the two runs.
 
     Args:
-        recorded: the resolved configuration as the run wrote it (`dataclasses.asdict`).
+        recorded: the resolved configuration as the run wrote it (`dataclasses.asdict`). A field that it lacks is
+            younger than the run, which had what is now the field's default.
         config: what is asked for now.
 
     Returns:
@@ -208,7 +217,8 @@ def resume_differences(recorded: dict[str, Any], config: TrainConfig) -> list[st
     for item in fields(config):
         if item.metadata.get("free") or item.name in FREE_DATA_FIELDS:
             continue
-        before, now = recorded.get(item.name), getattr(config, item.name)
+        default = None if item.default is MISSING else item.default
+        before, now = recorded.get(item.name, default), getattr(config, item.name)
         if before != now:
             differences.append(f"{item.name}: {before} -> {now}")
     return differences
