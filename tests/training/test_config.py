@@ -25,6 +25,7 @@ WRONG = {
     "lr_base": {"lr_base": 0.1, "lr": 0.1},
     "clip_grad": {"clip_grad": 0.0},
     "min_lr": {"min_lr": 0.2, "lr": 0.1},
+    "warmup_lr": {"warmup_lr": 0.2, "lr": 0.1},
     "warmup_epochs": {"warmup_epochs": 3, "epochs": 3},
     "nesterov": {"nesterov": True, "opt": "adamw"},
     "weight_decay must be a finite": {"weight_decay": float("nan")},

@@ -31,6 +31,12 @@ def test_minimum_is_the_last_rate_and_the_peak_is_kept():
     assert rates[5:] == sorted(rates[5:], reverse=True)
 
 
+def test_warm_up_from_a_hundredth_of_the_peak():
+    """The refactored recipe's: 2 epochs of 2 iterations, from 0.008 up to 0.8 in four steps of 0.198."""
+    rates = [learning_rate(e, i, 2, lr=0.8, epochs=4, warmup_epochs=2, warmup_lr=0.008) for e in (0, 1) for i in (0, 1)]
+    assert rates == pytest.approx([0.206, 0.404, 0.602, 0.8], rel=1e-12)
+
+
 def test_without_warm_up_the_cosine_starts_at_once():
     assert learning_rate(0, 0, 2, lr=1.0, epochs=1) == pytest.approx(0.5 * (1 + math.cos(math.pi / 2)))
 

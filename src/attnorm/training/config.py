@@ -41,6 +41,7 @@ class Recipe(DataConfig):
         clip_grad: largest norm of the whole gradient; no clipping when not given.
         epochs: length of the run.
         warmup_epochs: linear warm-up; when not given 5, but no more than a tenth of the run.
+        warmup_lr: learning rate at which the warm-up starts.
         min_lr: learning rate at the end of the half cosine.
         mixup: alpha of mixup's Beta distribution; 0 switches mixup off.
         smoothing: label smoothing.
@@ -79,6 +80,7 @@ class Recipe(DataConfig):
 
     epochs: int = 120
     warmup_epochs: float | None = None
+    warmup_lr: float = 0.0
     min_lr: float = 0.0
     mixup: float = 0.0
     smoothing: float = 0.0
@@ -148,7 +150,7 @@ def check_recipe(config: Recipe) -> None:
         ConfigError: names the field, what it must be and what came.
     """
     positive = ("batch_size", "grad_accum_steps", "epochs", "lr_base_size")
-    not_negative = ("workers", "recovery_interval", "weight_decay", "min_lr", "mixup", "max_bad_images")
+    not_negative = ("workers", "recovery_interval", "weight_decay", "warmup_lr", "min_lr", "mixup", "max_bad_images")
     fractions = ("smoothing", "drop", "drop_path", "momentum", "model_ema_decay")
     for item in fields(config):
         value = getattr(config, item.name)
@@ -180,8 +182,10 @@ def _check_rates(config: Recipe) -> None:
         value = getattr(config, name)
         if value is not None and value <= 0:
             raise ConfigError(f"{name} must be above 0, got {value}")
-    if config.min_lr > config.peak_lr():
-        raise ConfigError(f"min_lr must not be above the peak learning rate {config.peak_lr():g}, got {config.min_lr}")
+    for name in ("warmup_lr", "min_lr"):
+        value = getattr(config, name)
+        if value > config.peak_lr():
+            raise ConfigError(f"{name} must not be above the peak learning rate {config.peak_lr():g}, got {value}")
     if not 0 <= config.warmup < config.epochs:
         raise ConfigError(
             f"warmup_epochs must be at least 0 and less than epochs ({config.epochs}), got {config.warmup_epochs}"

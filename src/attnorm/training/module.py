@@ -71,6 +71,7 @@ class TrainModule(pl.LightningModule):
             lr=self.peak_lr,
             epochs=config.epochs,
             warmup_epochs=config.warmup,
+            warmup_lr=config.warmup_lr,
             min_lr=config.min_lr,
         )
 

@@ -11,16 +11,17 @@ def learning_rate(
     lr: float,
     epochs: int,
     warmup_epochs: float = 0,
+    warmup_lr: float = 0.0,
     min_lr: float = 0.0,
 ) -> float:
     """Learning rate of one iteration.
 
     With the progress p = epoch + (iteration + 1) / iterations and W = warmup_epochs:
 
-        p <= W:  lr * p / W
+        p <= W:  warmup_lr + (lr - warmup_lr) * p / W
         else:    min_lr + (lr - min_lr) * (1 + cos(pi * (p - W) / (epochs - W))) / 2
 
-    so the first iteration already has a rate above 0 and the last one has exactly `min_lr`.
+    so the first iteration already has a rate above `warmup_lr` and the last one has exactly `min_lr`.
 
     Args:
         epoch: the running epoch, from 0.
@@ -29,10 +30,11 @@ def learning_rate(
         lr: the peak rate, reached at the end of the warm-up.
         epochs: length of the whole run.
         warmup_epochs: length of the warm-up, less than `epochs`; a fraction is allowed.
+        warmup_lr: the rate at which the warm-up starts.
         min_lr: the rate at the end.
     """
     progress = epoch + (iteration + 1) / iterations
     if progress <= warmup_epochs:
-        return lr * progress / warmup_epochs
+        return warmup_lr + (lr - warmup_lr) * progress / warmup_epochs
     phase = (progress - warmup_epochs) / (epochs - warmup_epochs)
     return min_lr + (lr - min_lr) * 0.5 * (1 + math.cos(math.pi * phase))
