@@ -24,6 +24,7 @@ class Recipe(DataConfig):
     Args:
         num_classes: classes of the network; the data set's own number when not given.
         in_chans: image channels of the network; the data set's own number when not given.
+        init: initial weights: timm's (for AOGNet, its own), or drawn as the authors' trainers drew them.
         drop: dropout rate before the classifier.
         drop_path: stochastic depth rate, for networks that have it.
         batch_size: images per process and step.
@@ -62,6 +63,7 @@ class Recipe(DataConfig):
 
     num_classes: int | None = None
     in_chans: int | None = None
+    init: Literal["timm", "released"] = "timm"
     drop: float = 0.0
     drop_path: float = 0.0
 

@@ -66,9 +66,10 @@ def build_network(config: TrainConfig, data: ImageData) -> nn.Module:
     """The network with the initial weights that the seed gives.
 
     Raises:
-        ConfigError: the network does not fit the data, or cannot be built so.
+        ConfigError: the network does not fit the data, or cannot be built or initialised so.
     """
     from attnorm.models import create_model
+    from attnorm.models.initialise import initialise_as_released
 
     num_classes = config.num_classes or len(data.classes)
     if num_classes < len(data.classes):
@@ -79,11 +80,12 @@ def build_network(config: TrainConfig, data: ImageData) -> nn.Module:
     rates = {"drop_rate": config.drop, "drop_path_rate": config.drop_path}
     torch.manual_seed(config.seed)
     try:
-        return create_model(
+        model = create_model(
             config.model, num_classes=num_classes, in_chans=in_chans, **{k: v for k, v in rates.items() if v > 0}
         )
     except TypeError as error:
         raise ConfigError(f"{config.model} does not take these settings ({error}); leave them out") from None
+    return initialise_as_released(model) if config.init == "released" else model
 
 
 def _run(
