@@ -25,15 +25,14 @@ from benchmarks.memory import saved_bytes
 from benchmarks.record import Record, options_of, parser
 from benchmarks.targets import NETWORK_RATIOS
 
-NETWORKS = ("resnet50", "resnet50_an", "seresnet50")
 HALF_WIDTH = 0.01
 
 
-def networks(layout: str, training: bool) -> dict[str, nn.Module]:
-    """The networks with random weights, in one mode and layout."""
+def networks(layout: str, training: bool, names: Sequence[str]) -> dict[str, nn.Module]:
+    """Networks with random weights, in one mode and layout."""
     form = torch.channels_last if layout == "channels_last" else torch.contiguous_format
     made: dict[str, nn.Module] = {}
-    for name in NETWORKS:
+    for name in names:
         torch.manual_seed(0)
         made[name] = timm.create_model(name).to(memory_format=form).train(training)  # pyright: ignore
     return made
@@ -103,16 +102,27 @@ def saved(model: nn.Module, images: Tensor, precision: torch.dtype | None = None
     return count.total
 
 
-def measure(layout: str, kind: str, size: int, side: int, time_limit_s: float) -> dict[str, Any]:
-    """One row: kind "train" or "eval", on `size` images of side x side pixels."""
+def measure(
+    layout: str,
+    kind: str,
+    size: int,
+    side: int,
+    time_limit_s: float,
+    ratios: Mapping[str, tuple[str, str]] = NETWORK_RATIOS,
+) -> dict[str, Any]:
+    """One row: kind "train" or "eval", on `size` images of side x side pixels.
+
+    The ratios, by names that end with their kind, say which networks are measured.
+    """
     images, labels = batch(size, side, layout)
-    models = networks(layout, kind == "train")
+    wanted = {key: pair for key, pair in ratios.items() if key.endswith(kind)}
+    names = tuple(dict.fromkeys(name for pair in wanted.values() for name in reversed(pair)))  # baselines first
+    models = networks(layout, kind == "train", names)
     if kind == "train":
         steps = {name: train_step(model, images, labels) for name, model in models.items()}
     else:
         steps = {name: eval_step(model, images) for name, model in models.items()}
     timed = Interleaved(steps)
-    wanted = {key: pair for key, pair in NETWORK_RATIOS.items() if key.endswith(kind)}
     narrow = timed.run_until(tuple(wanted.values()), HALF_WIDTH, time_limit_s)
     described: dict[str, dict[str, Any]] = {}
     for name, model in models.items():
@@ -142,7 +152,7 @@ def summary(row: Mapping[str, Any]) -> str:
         f"{key} {ratio['median']:.3f} [{ratio['low']:.3f}, {ratio['high']:.3f}]" for key, ratio in row["ratios"].items()
     )
     rounds = next(iter(row["ratios"].values()))["rounds"]
-    return f"ResNet-50 {row['layout']} {row['kind']}: {shown} ({rounds:g} rounds)"
+    return f"{next(iter(row['networks']))} {row['layout']} {row['kind']}: {shown} ({rounds:g} rounds)"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
