@@ -23,6 +23,11 @@ def _resnet(norms: str) -> Placement:
     return {rf"layer{stage}\.\d+\.{norms}": k for stage, k in enumerate(_STAGES, 1)}
 
 
+def _aognet(*stages: tuple[str, int]) -> Placement:
+    """Stages by the ids of the nodes, one digit each, and K."""
+    return {rf"stages\.{s}\.blocks\.\d+\.nodes\.[{nodes}]\.bn2": k for s, (nodes, k) in enumerate(stages)}
+
+
 def _mobilenetv2_torchvision() -> Placement:
     """One numbering for all 17 blocks; the first one has no expansion in front of the depthwise convolution."""
     stages = {5: range(2, 11), 10: range(11, 18)}
@@ -45,10 +50,13 @@ PLACEMENTS: dict[str, Placement] = {
         **{rf"blocks\.{stage}\.\d+\.bn2": k for stage, k in enumerate((5, 5, 5, 10, 10, 10), 1)},
     },
     "mobilenetv2_torchvision": _mobilenetv2_torchvision(),
+    # The nodes that span all words: the root, its terminal and the ANDs below it.
+    "aognet": _aognet(("012", 10), ("012", 10), ("0123", 20), ("0123", 20)),
+    "aognet_cifar": _aognet(("0123", 10), ("0123", 10), ("0123", 20)),
 }
 
 # What "auto" tries by name first: families for which its own rule would find other places than the released ones.
-_FAMILIES = ("densenet", "mobilenetv2", "mobilenetv2_torchvision")
+_FAMILIES = ("densenet", "mobilenetv2", "mobilenetv2_torchvision", "aognet", "aognet_cifar")
 
 
 def choose(
