@@ -9,19 +9,14 @@ names are the keys of benchmarks/tables.py's TABLES.
 
 import argparse
 import json
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from attnorm.files import write_text_atomic
+from benchmarks import pages
 from benchmarks.record import ROOT
 from benchmarks.tables import TABLES
-
-MARKER = re.compile(
-    r"(<!-- performance (?P<name>[\w.-]+):begin -->\n).*?(<!-- performance (?P=name):end -->)", re.DOTALL
-)
 
 
 def read_records(store: Path) -> dict[str, Mapping[str, Any]]:
@@ -37,13 +32,12 @@ def render(page: str, records: Mapping[str, Mapping[str, Any]]) -> str:
         KeyError: A marker names a table that does not exist.
     """
 
-    def fill(match: re.Match[str]) -> str:
-        kind, table = TABLES[match["name"]]
+    def content(_: str, name: str) -> str:
+        kind, table = TABLES[name]
         record = {} if kind is None else records.get(kind)
-        content = "Not measured yet.\n" if record is None else table(record)
-        return f"{match[1]}\n{content}\n{match[3]}"
+        return "Not measured yet.\n" if record is None else table(record)
 
-    return MARKER.sub(fill, page)
+    return pages.fill(page, ("performance",), content)
 
 
 def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
@@ -52,17 +46,10 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing, exit 1 where a page is out of date")
     options = parser.parse_args(arguments)
     records = read_records(root / "benchmarks" / "results")
-    pages = {path: path.read_text("utf-8") for path in (root / "README.md", *sorted(root.glob("docs/**/*.md")))}
-    changed = {path: text for path, page in pages.items() if (text := render(page, records)) != page}
-    for path, text in changed.items():
-        if options.check:
-            print(
-                f"{path.relative_to(root)} is out of date: run python -m benchmarks.performance_table", file=sys.stderr
-            )
-        else:
-            write_text_atomic(path, text)
-            print(f"wrote {path.relative_to(root)}")
-    return 1 if options.check and changed else 0
+    before = pages.read(root)
+    renewed = {path: render(text, records) for path, text in before.items()}
+    command = "python -m benchmarks.performance_table"
+    return pages.write_changed(root, before, renewed, check=command if options.check else None)
 
 
 if __name__ == "__main__":

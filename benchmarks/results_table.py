@@ -1,8 +1,8 @@
 """Writes the tables of measured results into README.md and docs/ from the JSON files of benchmarks/results/.
 
-    python benchmarks/results_table.py                                  # renew every table and picture
-    python benchmarks/results_table.py --add NAME runs/x/compare.json   # take a comparison in, then renew
-    python benchmarks/results_table.py --check                          # exit 1 where a page is out of date
+    python -m benchmarks.results_table                                  # renew every table and picture
+    python -m benchmarks.results_table --add NAME runs/x/compare.json   # take a comparison in, then renew
+    python -m benchmarks.results_table --check                          # exit 1 where a page is out of date
 
 A page says where: between `<!-- table NAME:begin -->` and `<!-- table NAME:end -->` stands the table alone, between
 `<!-- section NAME:begin -->` and its end the table with what made it, what it shows and how to read it. A comparison
@@ -11,7 +11,6 @@ that no page names yet gets its section at the end of docs/results.md.
 
 import argparse
 import json
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,12 +18,10 @@ from typing import Any
 
 from attnorm.evidence.plots import accuracies, learning_curves, save_png
 from attnorm.evidence.table import HEADINGS, table_rows
-from attnorm.files import write_json_atomic, write_text_atomic
+from attnorm.files import write_json_atomic
+from benchmarks import pages
 
 ROOT = Path(__file__).parents[1]
-MARKER = re.compile(
-    r"(<!-- (?P<kind>table|section) (?P<name>[\w.-]+):begin -->\n).*?(<!-- (?P=kind) (?P=name):end -->)", re.DOTALL
-)
 # What tells of the machine's folders and not of the result.
 PATHS = ("data_dir", "output", "resume")
 
@@ -92,13 +89,11 @@ def render(page: str, results: Mapping[str, Mapping[str, Any]]) -> str:
     Raises:
         KeyError: a marker names a comparison that is not there.
     """
-
-    def fill(match: re.Match[str]) -> str:
-        name, result = match["name"], results[match["name"]]
-        content = table(result) if match["kind"] == "table" else section(result, name)
-        return f"{match[1]}\n{content}\n{match[4]}"
-
-    return MARKER.sub(fill, page)
+    return pages.fill(
+        page,
+        ("table", "section"),
+        lambda kind, name: table(results[name]) if kind == "table" else section(results[name], name),
+    )
 
 
 def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
@@ -113,32 +108,23 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
         write_json_atomic(store / f"{name}.json", without_paths(json.loads(Path(path).read_text(encoding="utf-8"))))
     results = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(store.glob("*.json"))}
     results = {name: result for name, result in results.items() if result.get("format") == "attnorm-compare"}
-    pages = {
-        path: path.read_text(encoding="utf-8") for path in (root / "README.md", *sorted(root.glob("docs/**/*.md")))
-    }
-    renewed = dict(pages)
+    before = pages.read(root)
+    renewed = dict(before)
     for name in results:
         if not any(f"{name}:begin" in text for text in renewed.values()):
             renewed[root / "docs" / "results.md"] += (
                 f"\n## {name}\n\n<!-- section {name}:begin -->\n<!-- section {name}:end -->\n"
             )
     renewed = {path: render(text, results) for path, text in renewed.items()}
-    changed = [path for path in pages if renewed[path] != pages[path]]
-    if options.check:
-        for path in changed:
-            print(f"{path.relative_to(root)} is out of date: run python benchmarks/results_table.py", file=sys.stderr)
-        return 1 if changed else 0
-    for path in changed:
-        write_text_atomic(path, renewed[path])
-        print(f"wrote {path.relative_to(root)}")
-    markers = [match for text in renewed.values() for match in MARKER.finditer(text)]
-    shown = {match["name"] for match in markers if match["kind"] == "section"}  # a table alone has no pictures
+    out_of_date = pages.write_changed(
+        root, before, renewed, check="python -m benchmarks.results_table" if options.check else None
+    )
     for name, result in results.items():
-        if name not in shown:
-            continue
-        save_png(accuracies(result), root / "docs" / "images" / f"{name}-accuracy.png")
-        save_png(learning_curves(result), root / "docs" / "images" / f"{name}-curves.png")
-    return 0
+        # A table alone has no pictures.
+        if not options.check and any(f"<!-- section {name}:begin -->" in text for text in renewed.values()):
+            save_png(accuracies(result), root / "docs" / "images" / f"{name}-accuracy.png")
+            save_png(learning_curves(result), root / "docs" / "images" / f"{name}-curves.png")
+    return out_of_date
 
 
 if __name__ == "__main__":

@@ -1,24 +1,12 @@
 """The tables of the README and the docs come from committed JSON files, without a trace of the machine's folders."""
 
-import importlib.util
 import json
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("results_table", ROOT / "benchmarks" / "results_table.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from benchmarks import results_table
 
 
 @pytest.fixture
@@ -31,15 +19,15 @@ def site(tmp_path: Path, result: dict[str, Any]) -> Path:
     return tmp_path
 
 
-def test_published_pages_are_up_to_date(script: ModuleType, capsys: pytest.CaptureFixture[str]):
-    assert script.main(["--check"]) == 0, capsys.readouterr().err
+def test_published_pages_are_up_to_date(capsys: pytest.CaptureFixture[str]):
+    assert results_table.main(["--check"]) == 0, capsys.readouterr().err
 
 
-def test_add_fills_the_markers(script: ModuleType, site: Path):
+def test_add_fills_the_markers(site: Path):
     (site / "docs" / "results.md").write_text(
         "# Results\n<!-- section made_up:begin -->\n<!-- section made_up:end -->\n"
     )
-    assert script.main(["--add", "made_up", str(site / "compare.json")], root=site) == 0
+    assert results_table.main(["--add", "made_up", str(site / "compare.json")], root=site) == 0
     readme = (site / "README.md").read_text()
     assert "old" not in readme
     assert "| an | 92.20 ± 0.17 | +1.00 [+0.75, +1.25] | 77.9 k | 12.3 M |" in readme.replace("77.8 k", "77.9 k")
@@ -47,28 +35,28 @@ def test_add_fills_the_markers(script: ModuleType, site: Path):
     section = (site / "docs" / "results.md").read_text()
     assert "an against bn: +1.00 points" in section
     assert (site / "docs" / "images" / "made_up-accuracy.png").exists()
-    assert script.main(["--check"], root=site) == 0
+    assert results_table.main(["--check"], root=site) == 0
     again = (site / "README.md").read_text(), (site / "docs" / "results.md").read_text()
-    assert script.main([], root=site) == 0
+    assert results_table.main([], root=site) == 0
     assert ((site / "README.md").read_text(), (site / "docs" / "results.md").read_text()) == again
 
 
-def test_a_comparison_that_no_page_names_gets_a_section(script: ModuleType, site: Path):
+def test_a_comparison_that_no_page_names_gets_a_section(site: Path):
     (site / "README.md").write_text("# x\n")
-    assert script.main(["--add", "made_up", str(site / "compare.json")], root=site) == 0
+    assert results_table.main(["--add", "made_up", str(site / "compare.json")], root=site) == 0
     assert "## made_up" in (site / "docs" / "results.md").read_text()
-    assert script.main(["--check"], root=site) == 0
+    assert results_table.main(["--check"], root=site) == 0
 
 
-def test_check_finds_a_number_changed_by_hand(script: ModuleType, site: Path):
-    script.main(["--add", "made_up", str(site / "compare.json")], root=site)
+def test_check_finds_a_number_changed_by_hand(site: Path):
+    results_table.main(["--add", "made_up", str(site / "compare.json")], root=site)
     text = (site / "README.md").read_text()
     (site / "README.md").write_text(text.replace("+1.00", "+2.00"))
-    assert script.main(["--check"], root=site) == 1
+    assert results_table.main(["--check"], root=site) == 1
 
 
-def test_folders_of_the_machine_are_not_published(script: ModuleType, site: Path):
-    script.main(["--add", "made_up", str(site / "compare.json")], root=site)
+def test_folders_of_the_machine_are_not_published(site: Path):
+    results_table.main(["--add", "made_up", str(site / "compare.json")], root=site)
     text = (site / "benchmarks" / "results" / "made_up.json").read_text()
     assert "somewhere" not in text
     assert "elsewhere" not in text
