@@ -272,7 +272,7 @@ def test_real_cifar_images_have_the_known_mean(shared_data, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"dataset": "imagenet"}, "dataset must be one of digits, fashion_mnist"),
+        ({"dataset": "imagenet21k"}, "dataset must be one of digits, fashion_mnist"),
         ({"augment": "cutout"}, "augment must be one of"),
         ({"interpolation": "lanczos"}, "interpolation must be one of"),
         ({"crop_pct": 0.0}, "crop_pct must be above 0"),

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from attnorm.data.config import BUILTIN, DataConfig
+from attnorm.data.config import BUILTIN, IMAGENET, DataConfig
+from attnorm.errors import ConfigError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -22,7 +23,11 @@ __all__ = ["DataConfig", "ImageData", "eval_transform", "load_data", "make_loade
 
 
 def load_data(
-    config: DataConfig, parts: Sequence[str] = ("train", "val"), classes: Sequence[str] | None = None
+    config: DataConfig,
+    parts: Sequence[str] = ("train", "val"),
+    classes: Sequence[str] | None = None,
+    *,
+    id_dir: str | None = None,
 ) -> ImageData:
     """Find, check and (for the built-in sets) read the data.
 
@@ -31,15 +36,23 @@ def load_data(
         parts: "train", "val" or both; the other is None in the result.
         classes: the class names that labels count in, such as those of a checkpoint. None: those of the training part
             (of the evaluation part, where there is no other).
+        id_dir: for imagenet_o alone: the folder of ImageNet, or of its validation images, whose images of the data
+            set's classes its own are to be told from. None: data_dir.
 
     Raises:
         ConfigError: the settings cannot be followed.
         DataError: the data are missing, empty or damaged.
     """
+    if id_dir is not None and config.dataset != "imagenet_o":
+        raise ConfigError(f"id_dir belongs to dataset imagenet_o; got it with {config.dataset}")
     if config.dataset in BUILTIN:
         from attnorm.data.builtin import load_builtin
 
         return load_builtin(config, parts, classes)
+    if config.dataset in IMAGENET:
+        from attnorm.data.imagenet import load_imagenet
+
+        return load_imagenet(config, parts, classes, id_dir=id_dir)
     if config.reader is not None:
         from attnorm.data.readers import load_reader
 

@@ -7,9 +7,21 @@ from pathlib import Path
 from attnorm.errors import ConfigError, DataError
 
 BUILTIN = ("digits", "fashion_mnist", "cifar10", "cifar100")
+IMAGENET_EVAL = (  # ImageNet's other labels and other images: to evaluate on, not to train on
+    "imagenet_real",
+    "imagenet_v2_matched_frequency",
+    "imagenet_v2_threshold0.7",
+    "imagenet_v2_topimages",
+    "imagenet_sketch",
+    "imagenet_a",
+    "imagenet_r",
+    "imagenet_o",
+)
+IMAGENET = ("imagenet", *IMAGENET_EVAL)
 READERS = ("tar", "wds", "hfds")
 STREAMS = ("hfids", "tfds")  # timm readers without random access
 AUGMENT = ("default", "none", "flip", "crop_flip", "rrc_flip")
+POLICIES = ("rand", "augmix", "original", "originalr", "v0", "v0r", "3a")  # timm's, without their numbers
 INTERPOLATION = ("nearest", "bilinear", "bicubic")
 
 
@@ -19,6 +31,10 @@ class DataConfig:
 
     Attributes:
         dataset: digits (comes with scikit-learn), fashion_mnist, cifar10, cifar100, folder (one folder per class),
+            imagenet (train/<wnid> and val/<wnid>, or the official flat val with val_map.txt or LOC_val_solution.csv);
+            for evaluation only imagenet_real, imagenet_v2_matched_frequency, imagenet_v2_threshold0.7,
+            imagenet_v2_topimages, imagenet_sketch, imagenet_a, imagenet_r and imagenet_o (data_dir is the published
+            folder or the one that holds it; for imagenet_real the one of imagenet, with real.json if it is there);
             "tar:" (train.tar, val.tar, or folders of that name with tars in them; <class>/<image> inside), "wds:"
             (local WebDataset shards, images with .cls labels) or "hfds:NAME" (a Hugging Face data set). A path that
             follows "tar:" or "wds:" is taken within data_dir.
@@ -32,6 +48,9 @@ class DataConfig:
         augment: none, flip (left-right, half of the images), crop_flip (4 pixels of black added on each side, a random
             crop of the old size, flip), rrc_flip (a random part of 8 to 100 % of the area and of aspect ratio 3/4 to
             4/3, resized; flip). "default": none for digits, flip for fashion_mnist, crop_flip for cifar, else rrc_flip.
+        aa: further random changes of colour and geometry for rrc_flip, named as in timm: "rand-m9-mstd0.5" is
+            RandAugment; None: none.
+        reprob: share of the images in which rrc_flip erases a random box (2 to 33 % of the area; the mean colour).
         interpolation: nearest, bilinear or bicubic, wherever an image is resized (always with anti-aliasing).
         crop_pct: evaluation of files: the shorter side becomes round(image_size / crop_pct), of which the central
             square is taken. The built-in sets are not cut.
@@ -44,6 +63,8 @@ class DataConfig:
     val_split: str | None = None
     image_size: int | None = None
     augment: str = "default"
+    aa: str | None = None
+    reprob: float = 0.0
     interpolation: str = "bilinear"
     crop_pct: float = 0.875
     max_bad_images: int = 10
@@ -59,11 +80,12 @@ class DataConfig:
                 f"dataset must allow random access, without which a run cannot be resumed exactly; {self.dataset} is "
                 "a stream: use hfds:, or export it as folders (folder), tar files (tar:) or shards (wds:)"
             )
-        if self.dataset not in (*BUILTIN, "folder") and self.reader is None:
-            known = ", ".join((*BUILTIN, "folder", *(f"{r}:" for r in READERS)))
+        if self.dataset not in (*BUILTIN, "folder", *IMAGENET) and self.reader is None:
+            known = ", ".join((*BUILTIN, "folder", *IMAGENET, *(f"{r}:" for r in READERS)))
             raise ConfigError(f"dataset must be one of {known}; got {self.dataset!r}")
         if self.augment not in AUGMENT:
             raise ConfigError(f"augment must be one of {', '.join(AUGMENT)}; got {self.augment!r}")
+        self._check_rrc_flip()
         if self.interpolation not in INTERPOLATION:
             raise ConfigError(f"interpolation must be one of {', '.join(INTERPOLATION)}; got {self.interpolation!r}")
         if not 0 < self.crop_pct <= 1:
@@ -72,6 +94,18 @@ class DataConfig:
             raise ConfigError(f"image_size must be at least 1 pixel; got {self.image_size}")
         if self.max_bad_images < 0:
             raise ConfigError(f"max_bad_images must be at least 0; got {self.max_bad_images}")
+
+    def _check_rrc_flip(self) -> None:
+        """Refuse aa and reprob where they are wrong or would do nothing."""
+        if self.aa is not None and self.aa.partition("-")[0] not in POLICIES:
+            raise ConfigError(f'aa must be a policy of timm ({", ".join(POLICIES)}; "rand-m9"); got {self.aa!r}')
+        if not 0 <= self.reprob <= 1:
+            raise ConfigError(f"reprob must be at least 0 and at most 1; got {self.reprob}")
+        if (self.aa or self.reprob) and (self.dataset in BUILTIN or self.augment not in ("default", "rrc_flip")):
+            raise ConfigError(
+                "aa and reprob are for data sets of files with augment rrc_flip; "
+                f"got dataset {self.dataset} with augment {self.augment}: leave them out"
+            )
 
     @property
     def reader(self) -> tuple[str, str] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import torch
 
 from attnorm.data.config import DataConfig, data_root, shortened
 from attnorm.data.filedata import FileDataset, Source
-from attnorm.data.image_data import ImageData
+from attnorm.data.image_data import BatchDataset, ImageData
 from attnorm.data.images import EXTENSIONS
 from attnorm.errors import DataError
 
@@ -27,22 +27,26 @@ def class_folders(folder: Path) -> list[str]:
     return sorted(e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith("."))
 
 
-def scan_folder(folder: Path) -> Source:
-    """List folder/<class>/**/<image>, sorted by path; a class's number is its place among the sorted names.
+def scan_folder(folder: Path, classes: Sequence[str] | None = None) -> Source:
+    """List folder/<class>/**/<image>, sorted by path; a class's number is its place among the names.
+
+    Args:
+        folder: holds one folder per class.
+        classes: the names of the class folders to read. None: all, sorted.
 
     Raises:
         DataError: no such folder, no class folder in it, or class folders without an image (all are named).
     """
     if not folder.is_dir():
         raise DataError(f"{folder} must be a folder with one folder per class; there is no such folder")
-    classes = class_folders(folder)
+    classes = class_folders(folder) if classes is None else classes
     if not classes:
         raise DataError(f"{folder} must hold one folder per class; it holds none")
     paths: list[str] = []
     labels: list[int] = []
     empty: list[str] = []
     for label, name in enumerate(classes):
-        found = _image_files(folder / name)
+        found = image_files(folder / name)
         paths += found
         labels += [label] * len(found)
         if not found:
@@ -55,7 +59,8 @@ def scan_folder(folder: Path) -> Source:
     return Source(classes=tuple(classes), labels=torch.tensor(labels), names=paths, open=paths.__getitem__)
 
 
-def _image_files(folder: Path) -> list[str]:
+def image_files(folder: Path) -> list[str]:
+    """The paths of the images in a folder and its subfolders, sorted; hidden files are left out."""
     return sorted(
         os.path.join(base, name)
         for base, _, names in os.walk(folder, followlinks=True)
@@ -86,7 +91,7 @@ def assemble(
     config: DataConfig,
     parts: Sequence[str],
     classes: Sequence[str] | None,
-    read_part: dict[str, Callable[[], Source]],
+    read_part: Mapping[str, Callable[[], Source]],
     name_classes: Callable[[], Sequence[str]],
 ) -> ImageData:
     """Make an ImageData of files.
@@ -116,16 +121,21 @@ def assemble(
         title = f"{config.dataset} {part}"
         try:
             source = use_classes(source, classes, title) if classes is not None else source
-            datasets[part] = _dataset(config, source, part, title)
+            datasets[part] = file_dataset(config, source, part, title)
         except DataError as error:
             problems.append(str(error))
     if problems:
         raise DataError("; ".join(problems))
+    return image_data(config, datasets, tuple(classes or ()))
+
+
+def image_data(config: DataConfig, datasets: Mapping[str, BatchDataset], classes: tuple[str, ...]) -> ImageData:
+    """The ImageData of files, all of which are prepared alike; `datasets` has "train", "val" or both."""
     return ImageData(
         name=config.dataset,
         train=datasets.get("train"),
         val=datasets.get("val"),
-        classes=tuple(classes or ()),
+        classes=classes,
         in_chans=3,
         image_size=config.image_size or IMAGE_SIZE,
         mean=MEAN,
@@ -135,7 +145,8 @@ def assemble(
     )
 
 
-def _dataset(config: DataConfig, source: Source, part: str, title: str) -> FileDataset:
+def file_dataset(config: DataConfig, source: Source, part: str, title: str) -> FileDataset:
+    """The images of `source` as the settings want them for "train" or "val"; see `FileDataset`."""
     augment = "rrc_flip" if config.augment == "default" else config.augment
     return FileDataset(
         source,
@@ -145,6 +156,9 @@ def _dataset(config: DataConfig, source: Source, part: str, title: str) -> FileD
         interpolation=config.interpolation,
         max_bad_images=config.max_bad_images,
         title=title,
+        aa=config.aa,
+        reprob=config.reprob,
+        mean=MEAN,
     )
 
 

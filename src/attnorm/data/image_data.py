@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from torch import Tensor
 
@@ -17,12 +17,15 @@ class BatchDataset(Protocol):
         """The number of images."""
         ...
 
-    def __getitem__(self, key: int) -> tuple[Tensor, int]:
-        """One image, uint8 (C, H, W), and its label."""
+    def __getitem__(self, key: int) -> tuple[Tensor, int | Tensor]:
+        """One image, uint8 (C, H, W), and its label (or its set of labels, see `__getitems__`)."""
         ...
 
     def __getitems__(self, keys: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Images, uint8 (B, C, H, W), and labels, int64 (B,)."""
+        """Images, uint8 (B, C, H, W), and labels, int64 (B,).
+
+        Where any of several labels is right the labels are (B, S): the set of each image, filled up with -1.
+        """
         ...
 
 
@@ -41,6 +44,11 @@ class ImageData:
         std: likewise.
         crop_pct: what `eval_transform` must be given to treat a file as the evaluation part was treated.
         interpolation: likewise.
+        outputs: the network's outputs that may answer, in ascending order: the data set's protocol restricts the logits
+            to them. None: all.
+        measure: "accuracy", or "outliers" where the question is not which class an image has but whether it has one:
+            labels are then 0 for images of the classes in `outputs` and 1 for images of none of them.
+        left_out: images of the evaluation part that the protocol does not count.
     """
 
     name: str
@@ -53,3 +61,6 @@ class ImageData:
     std: tuple[float, ...]
     crop_pct: float
     interpolation: str
+    outputs: tuple[int, ...] | None = None
+    measure: Literal["accuracy", "outliers"] = "accuracy"
+    left_out: int = 0
