@@ -20,10 +20,15 @@ if TYPE_CHECKING:
 PADDING = 4  # pixels of black on each side before a random crop, as is usual for CIFAR
 RRC_SCALE = (0.08, 1.0)  # torchvision's RandomResizedCrop: share of the area ...
 RRC_RATIO = (3 / 4, 4 / 3)  # ... and width / height
-RRC_TRIES = 10
+ERASE_SCALE = (0.02, 1 / 3)  # timm's random erasing, likewise
+ERASE_RATIO = (0.3, 1 / 0.3)
+BOX_TRIES = 10
 
 _ORDER, _BATCH, _SAMPLE = 0, 1, 2  # streams: what the numbers are for
 _STREAMS = 3
+
+
+Box = tuple[int, int, int, int]  # left, upper, right, lower
 
 
 class SampleKey(NamedTuple):
@@ -81,19 +86,29 @@ def _crop(padded: Tensor, offsets: Tensor, height: int, width: int) -> Tensor:
     return crops[torch.arange(len(padded)), :, offsets[:, 0], offsets[:, 1]]
 
 
-def resized_crop_box(width: int, height: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
+def _random_box(
+    width: int, height: int, rng: np.random.Generator, scale: tuple[float, float], ratio: tuple[float, float]
+) -> Box | None:
+    """A box of an area and an aspect ratio in the given ranges, anywhere; None when 10 of them did not fit."""
+    log_ratio = (math.log(ratio[0]), math.log(ratio[1]))
+    for _ in range(BOX_TRIES):
+        area = width * height * rng.uniform(*scale)
+        aspect = math.exp(rng.uniform(*log_ratio))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            upper, left = int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1))
+            return left, upper, left + w, upper + h
+    return None
+
+
+def resized_crop_box(width: int, height: int, rng: np.random.Generator) -> Box:
     """A random box (left, upper, right, lower) as torchvision's RandomResizedCrop draws it.
 
     After 10 boxes that do not fit it is the largest central one of an allowed aspect ratio.
     """
-    log_ratio = (math.log(RRC_RATIO[0]), math.log(RRC_RATIO[1]))
-    for _ in range(RRC_TRIES):
-        area = width * height * rng.uniform(*RRC_SCALE)
-        ratio = math.exp(rng.uniform(*log_ratio))
-        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-        if 0 < w <= width and 0 < h <= height:
-            upper, left = int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1))
-            return left, upper, left + w, upper + h
+    box = _random_box(width, height, rng, RRC_SCALE, RRC_RATIO)
+    if box is not None:
+        return box
     ratio = width / height
     w = round(height * RRC_RATIO[1]) if ratio > RRC_RATIO[1] else width
     h = round(width / RRC_RATIO[0]) if ratio < RRC_RATIO[0] else height
@@ -101,9 +116,10 @@ def resized_crop_box(width: int, height: int, rng: np.random.Generator) -> tuple
     return left, upper, left + w, upper + h
 
 
-def resized_crop_flip(image: Image.Image, size: int, resample: Image.Resampling, key: SampleKey) -> Image.Image:
+def resized_crop_flip(
+    image: Image.Image, size: int, resample: Image.Resampling, rng: np.random.Generator
+) -> Image.Image:
     """A random part of the image, resized to (size, size), flipped left to right in half of the cases."""
-    rng = sample_generator(key)
     box = resized_crop_box(image.width, image.height, rng)
     # crop, then resize: resize's own `box` would let pixels from outside the box bleed in at its edges
     image = image.crop(box).resize((size, size), resample)
@@ -111,4 +127,19 @@ def resized_crop_flip(image: Image.Image, size: int, resample: Image.Resampling,
         from PIL import Image as pil
 
         image = image.transpose(pil.Transpose.FLIP_LEFT_RIGHT)
+    return image
+
+
+def erase(image: Tensor, fill: Tensor, rng: np.random.Generator) -> Tensor:
+    """Z. Zhong et al.'s random erasing (arXiv 1708.04896): a box of 2 to 33 % of the area gets one colour.
+
+    Args:
+        image: uint8 (C, H, W); changed in place. In the rare case that no box fits it stays as it is.
+        fill: the colour, uint8 (C,).
+        rng: gives the box.
+    """
+    box = _random_box(image.shape[2], image.shape[1], rng, ERASE_SCALE, ERASE_RATIO)
+    if box is not None:
+        left, upper, right, lower = box
+        image[:, upper:lower, left:right] = fill[:, None, None]
     return image

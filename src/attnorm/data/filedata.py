@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from attnorm.data.arrays import check_labels
-from attnorm.data.augment import SampleKey, augment_batch, resized_crop_flip, sample_generator
+from attnorm.data.augment import SampleKey, augment_batch, erase, resized_crop_flip, sample_generator
+from attnorm.data.auto_augment import Policy
 from attnorm.data.config import shortened
 from attnorm.data.images import RESAMPLE, eval_transform, read_image, to_tensor
 from attnorm.errors import DataError
@@ -65,6 +66,9 @@ class FileDataset(Dataset[tuple[Tensor, int]]):
         interpolation: see `DataConfig`.
         max_bad_images: see `DataConfig`.
         title: the part's name in messages.
+        aa: see `DataConfig`; without effect unless augment is rrc_flip, as is reprob.
+        reprob: see `DataConfig`.
+        mean: per channel, on the scale 0 to 1: the colour that aa and random erasing fill with.
 
     Raises:
         DataError: there are no images or a label is out of range.
@@ -80,12 +84,17 @@ class FileDataset(Dataset[tuple[Tensor, int]]):
         interpolation: str,
         max_bad_images: int,
         title: str,
+        aa: str | None = None,
+        reprob: float = 0.0,
+        mean: Sequence[float] = (0.0, 0.0, 0.0),
     ) -> None:
         check_labels(source.labels, len(source.classes), title)
         self.source, self.labels = source, source.labels
         self.augment, self.image_size, self.title = augment, image_size, title
         self.max_bad_images = max_bad_images
         self._resample = RESAMPLE[interpolation]
+        self._policy = Policy(aa, image_size=image_size, resample=self._resample, mean=mean) if aa else None
+        self._reprob, self._fill = reprob, torch.tensor([round(255 * value) for value in mean], dtype=torch.uint8)
         self._transform = eval_transform(image_size, crop_pct, interpolation)
         # Shared with the workers, so that the limit holds for all of them together.
         self._bad = torch.zeros(len(self.labels), dtype=torch.bool).share_memory_()
@@ -119,10 +128,15 @@ class FileDataset(Dataset[tuple[Tensor, int]]):
         return [self.source.names[i] for i in self._bad.nonzero()[:, 0].tolist()]
 
     def _augment(self, image: Image.Image, key: SampleKey) -> Tensor:
-        if self.augment == "rrc_flip":
-            return to_tensor(resized_crop_flip(image, self.image_size, self._resample, key))
-        draws = torch.from_numpy(sample_generator(key).random((1, 3)))
-        return augment_batch(self._transform(image)[None], draws, self.augment)[0]
+        rng = sample_generator(key)
+        if self.augment != "rrc_flip":
+            draws = torch.from_numpy(rng.random((1, 3)))
+            return augment_batch(self._transform(image)[None], draws, self.augment)[0]
+        image = resized_crop_flip(image, self.image_size, self._resample, rng)
+        if self._policy is not None:
+            image = self._policy(image, rng)
+        pixels = to_tensor(image)
+        return erase(pixels, self._fill, rng) if self._reprob and rng.random() < self._reprob else pixels
 
     def _read(self, index: int) -> Image.Image | None:
         if self._bad[index]:
