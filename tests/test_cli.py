@@ -23,15 +23,15 @@ RECIPES = sorted((Path(__file__).parents[1] / "configs" / "quickstart").glob("*.
 
 # A flag is a promise: scripts and recipes rely on it. Adding one is a decision, and so is a line here.
 TRAIN_FLAGS = """
-    aa amp amp_dtype augment batch_size channels_last clip_grad crop_pct data_dir dataset decay_norm device drop
+    aa amp amp_dtype augment batch_size channels_last clip_grad crop_pct cutmix data_dir dataset decay_norm device drop
     drop_path epochs grad_accum_steps image_size in_chans init interpolation log_tensorboard log_wandb lr lr_base
     lr_base_scale lr_base_size max_bad_images min_lr mixup model model_ema model_ema_decay momentum nesterov num_classes
     opt output progress recovery_interval reprob resume seed smoothing sync_bn torchcompile train_split val_split
     warmup_epochs warmup_lr weight_decay workers
 """
 EVAL_FLAGS = """
-    amp amp_dtype batch_size channels_last checkpoint crop_pct data_dir dataset device image_size interpolation json
-    max_bad_images val_split workers
+    amp amp_dtype batch_size channels_last checkpoint crop_pct data_dir dataset device id_dir image_size interpolation
+    json max_bad_images outlier_score restrict_classes val_split workers
 """
 
 

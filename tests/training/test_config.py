@@ -16,6 +16,7 @@ WRONG = {
     "recovery_interval": {"recovery_interval": -1},
     "weight_decay": {"weight_decay": -1e-4},
     "mixup": {"mixup": -0.1},
+    "cutmix": {"cutmix": -1.0},
     "smoothing": {"smoothing": 1.0},
     "drop_path": {"drop_path": 1.5},
     "momentum": {"momentum": 1.0},

@@ -45,6 +45,7 @@ class Recipe(DataConfig):
         warmup_lr: learning rate at which the warm-up starts.
         min_lr: learning rate at the end of the half cosine.
         mixup: alpha of mixup's Beta distribution; 0 switches mixup off.
+        cutmix: alpha of CutMix's; with both above 0 each batch has one or the other, at even odds.
         smoothing: label smoothing.
         amp: mixed precision.
         amp_dtype: the half of mixed precision.
@@ -85,6 +86,7 @@ class Recipe(DataConfig):
     warmup_lr: float = 0.0
     min_lr: float = 0.0
     mixup: float = 0.0
+    cutmix: float = 0.0
     smoothing: float = 0.0
 
     amp: bool = False
@@ -152,7 +154,16 @@ def check_recipe(config: Recipe) -> None:
         ConfigError: names the field, what it must be and what came.
     """
     positive = ("batch_size", "grad_accum_steps", "epochs", "lr_base_size")
-    not_negative = ("workers", "recovery_interval", "weight_decay", "warmup_lr", "min_lr", "mixup", "max_bad_images")
+    not_negative = (
+        "workers",
+        "recovery_interval",
+        "weight_decay",
+        "warmup_lr",
+        "min_lr",
+        "mixup",
+        "cutmix",
+        "max_bad_images",
+    )
     fractions = ("smoothing", "drop", "drop_path", "momentum", "model_ema_decay")
     for item in fields(config):
         value = getattr(config, item.name)

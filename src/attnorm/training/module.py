@@ -90,7 +90,9 @@ class TrainModule(pl.LightningModule):
         images, labels = batch
         config, epoch = self.config, self.current_epoch
         images = prepare_images(images, self.mean, self.std, channels_last=config.channels_last)
-        mix = draw_mix(config.mixup, len(labels), (config.seed, epoch, batch_idx, self.rank), images.device)
+        place = (config.seed, epoch, batch_idx, self.rank)
+        size = (images.shape[2], images.shape[3])
+        mix = draw_mix(config.mixup, len(labels), place, images.device, cutmix=config.cutmix, size=size)
         logits = self.model(images if mix is None else mix.images(images))
         loss = mixed_loss(logits, labels, smoothing=config.smoothing, mix=mix)
         self._check_finite(loss.detach(), epoch, batch_idx)
