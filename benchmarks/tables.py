@@ -6,7 +6,7 @@ from typing import Any
 from benchmarks.contenders import CONTENDERS
 from benchmarks.results_table import markdown_table
 from benchmarks.step_cost import BACKWARD, FORWARD
-from benchmarks.targets import GPU_TARGETS, LAYER_TARGETS, NETWORK_TARGETS, Target
+from benchmarks.targets import FAMILY_TARGETS, GPU_TARGETS, LAYER_TARGETS, NETWORK_TARGETS, Target
 
 Row = Mapping[str, Any]
 LAYER_COLUMNS = {
@@ -195,6 +195,18 @@ def network_times(record: Row) -> str:
     return markdown_table(headings, lines)
 
 
+def family_ratios(record: Row) -> str:
+    """Of each other family AN's price, and AOGNet's forward pass against a plain one, with their targets."""
+    lines: list[list[str]] = []
+    for row in record["rows"]:
+        names = list(row["networks"])
+        mode = "training" if row["kind"] == "train" else "evaluation"
+        for key, value in row["ratios"].items():
+            shown = f"{names[-1]} / {names[0]}" if key.startswith("an_bn") else f"{names[0]} / {names[-1]}"
+            lines.append([f"{shown}, {mode}", row["layout"], ratio(value, 3, FAMILY_TARGETS.get(key))])
+    return markdown_table(["ratio of times", "layout", "measured"], sorted(lines))
+
+
 def _kept(name: str, part: float) -> str:
     target = NETWORK_TARGETS["saved_an_bn"]
     return f" ({target}: {'met' if target.met(part) else 'missed'})" if name == "resnet50_an" else ""
@@ -237,6 +249,8 @@ TABLES: dict[str, tuple[str | None, Callable[[Row], str]]] = {
     "network_ratios": ("network-cost", network_ratios),
     "network_times": ("network-cost", network_times),
     "network_provenance": ("network-cost", provenance),
+    "family_ratios": ("families-cost", family_ratios),
+    "family_provenance": ("families-cost", provenance),
     "gpu": ("gpu-cost", gpu),
     "gpu_provenance": ("gpu-cost", provenance),
 }

@@ -104,6 +104,19 @@ def test_networks_show_targets_and_saved_bytes(networks: dict[str, Any]):
     )
 
 
+def test_families_show_who_is_divided_by_whom():
+    """The BN twin is measured first; AOGNet's own forward pass before the plain one."""
+    rows = [
+        {"kind": "train", "layout": "NCHW", "networks": {"densenet121": {}, "densenet121_an": {}},
+         "ratios": {"an_bn_train": ratio(1.05)}},
+        {"kind": "eval", "layout": "NCHW", "networks": {"aognet_12m_an": {}, "node by node": {}},
+         "ratios": {"plain_eval": ratio(0.9)}},
+    ]  # fmt: skip
+    text = tables.family_ratios({"rows": rows})
+    assert "| densenet121_an / densenet121, training | NCHW | 1.050 [1.040, 1.070]; ≤ 1.03: missed |" in text
+    assert "| aognet_12m_an / node by node, evaluation | NCHW | 0.900 [0.890, 0.920]; ≤ 1: met |" in text
+
+
 def test_an_unfinished_run_says_so(layers: dict[str, Any]):
     assert "finished 2026-01-01T00:10:00+00:00, commit 0123456789ab; torch 2.15.0" in tables.provenance(layers)
     assert "**unfinished**, begun 2026" in tables.provenance({**layers, "finished": None})
