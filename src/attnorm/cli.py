@@ -46,15 +46,11 @@ def _eval(arguments: Sequence[str]) -> int:
     from attnorm.training.use_config import EvalConfig
 
     config = parse_settings(EvalConfig, arguments, command="attnorm eval")
-    from attnorm.training.inference import evaluate_checkpoint
+    from attnorm.training.inference import describe, evaluate_checkpoint
 
     result = evaluate_checkpoint(config)
     if os.environ.get("RANK", "0") == "0":
-        loss = "not finite" if result["loss"] is None else f"{result['loss']:.4f}"
-        print(
-            f"{result['model']} on {result['dataset']}: top-1 {result['top1']:.2f}, top-5 {result['top5']:.2f}, "
-            f"loss {loss}, {result['count']} images"
-        )
+        print("\n".join(describe(result)))
     return DONE
 
 

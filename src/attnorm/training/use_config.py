@@ -21,13 +21,21 @@ class ModelsConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig:
-    """A checkpoint measured on the evaluation part of a data set.
+    """A checkpoint measured on the evaluation part of a data set, beside what was published where something was.
 
     Args:
         checkpoint: .safetensors file that `attnorm train` wrote.
-        dataset: data set, named as for `attnorm train`; the one it was trained on when not given.
-        data_dir: folder that holds the data.
+        dataset: data set, named as for `attnorm train`, or several separated by commas; the one it was trained on when
+            not given. Besides: imagenet_real, imagenet_v2_matched_frequency, imagenet_v2_threshold0.7,
+            imagenet_v2_topimages, imagenet_sketch, imagenet_a, imagenet_r and imagenet_o (outliers told from
+            ImageNet's images by the network's sureness; accuracy on it, as once published, has no meaning).
+        data_dir: folder that holds the data; for ImageNet's variants their own folder, or one that holds them all
+            under their published names.
         val_split: part to evaluate on; the data set's own evaluation part when not given.
+        id_dir: for imagenet_o, the folder of ImageNet or of its validation images; data_dir when not given.
+        outlier_score: for imagenet_o, what an image counts as an outlier by: a low largest probability, or logit.
+        restrict_classes: for data with some of the network's classes, let only their outputs compete; always so for
+            imagenet_a and imagenet_r, whose protocol it is.
         image_size: side of the images in pixels; the checkpoint's when not given.
         crop_pct: part of the image that the centre crop keeps; the checkpoint's when not given.
         interpolation: how images are resized; the checkpoint's when not given.
@@ -45,6 +53,9 @@ class EvalConfig:
     dataset: str | None = None
     data_dir: str | None = None
     val_split: str | None = None
+    id_dir: str | None = None
+    outlier_score: Literal["max_softmax", "max_logit"] = "max_softmax"
+    restrict_classes: bool = False
     image_size: int | None = None
     crop_pct: float | None = None
     interpolation: str | None = None
@@ -63,6 +74,15 @@ class EvalConfig:
             raise ConfigError(f"batch_size must be at least 1, got {self.batch_size}")
         if self.workers < 0:
             raise ConfigError(f"workers must not be negative, got {self.workers}")
+        if len(set(self.datasets)) < len(self.datasets):
+            raise ConfigError(f"dataset must name each data set once, got {self.dataset}")
+        if self.id_dir is not None and "imagenet_o" not in self.datasets:
+            raise ConfigError(f"id_dir belongs to dataset imagenet_o, got dataset {self.dataset}")
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """The names in `dataset`; none when it is not given."""
+        return tuple(self.dataset.split(",")) if self.dataset is not None else ()
 
 
 @dataclass(frozen=True, kw_only=True)
