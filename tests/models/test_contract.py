@@ -49,7 +49,7 @@ PARAMETERS = {
     "resnet110_cifar": 1_730_714,
 }
 RESNETS = ["resnet8_cifar", "resnet8_cifar_an", "resnet8_cifar_se", "resnet18_an", "resnet34_se_bn2"]
-SMALL = [*RESNETS, "mobilenetv2_100_an", "densenet121_an"]
+SMALL = [*RESNETS, "mobilenetv2_100_an", "densenet121_an", "aognet_1m_cifar_an"]
 CONTRACT = [*SMALL, "resnetv1d50_an", "resnext50_32x4d_an"]
 
 
@@ -70,6 +70,7 @@ def test_every_promised_name_is_registered():
         *("resnetv1d50", "resnetv1d50_an", "resnetv1d101", "resnetv1d101_an"),
         *(f"densenet{depth}_an" for depth in (121, 161, 169, 201)),
         "mobilenetv2_100_an",
+        *("aognet_12m", "aognet_12m_an", "aognet_40m", "aognet_40m_an"),
     ]
     assert set(promised) <= set(model_names())
     assert set(model_names()) <= set(timm.list_models())
@@ -133,7 +134,10 @@ def test_features_only(name):
         assert fmap.shape == (2, channels, 64 // reduction, 64 // reduction)
 
 
-@pytest.mark.parametrize("name", ["resnet8_cifar_an", "resnet18_an", "mobilenetv2_100_an", "densenet121_an"])
+TRACED = ["resnet8_cifar_an", "resnet18_an", "mobilenetv2_100_an", "densenet121_an", "aognet_1m_cifar_an"]
+
+
+@pytest.mark.parametrize("name", TRACED)
 def test_traced_features(name):
     """Feature maps by torch.fx, one of timm's roads, equal those by the family's own."""
     maps = []
