@@ -96,7 +96,7 @@ def test_flags_are_frozen():
     assert sorted(item.name for item in fields(TrainConfig)) == TRAIN_FLAGS.split()
     assert sorted(item.name for item in fields(EvalConfig)) == EVAL_FLAGS.split()
     assert sorted(item.name for item in fields(PredictConfig)) == ["checkpoint", "device", "input", "output"]
-    assert sorted(item.name for item in fields(ModelsConfig)) == ["filter", "json"]
+    assert sorted(item.name for item in fields(ModelsConfig)) == ["describe", "filter", "json", "plot"]
 
 
 def test_flags_are_shown_with_dashes_and_explained(capsys):
@@ -172,6 +172,11 @@ def test_recipes_are_accepted(path):
         (["eval"], "required: checkpoint"),
         (["eval", "--checkpoint", "x", "--batch-size", "0"], "batch_size must be at least 1"),
         (["models", "--filter", "vgg*"], "'vgg*' matches none"),
+        (["models", "--describe", "aognet_13m"], "got 'aognet_13m': did you mean aognet_12m"),
+        (["models", "--describe", "resnet18", "--json", "x"], "describe shows one network, resnet18"),
+        (["models", "--plot", "x.png"], "plot draws the network that describe names, and it names none"),
+        (["models", "--describe", "aognet_12m", "--plot", "x.jpg"], "plot must end in .png or .svg; got x.jpg"),
+        (["models", "--describe", "resnet8_cifar", "--plot", "x.png"], "resnet8_cifar has no graph to draw"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -350,6 +355,14 @@ def test_models_lists_names_and_parameters(tmp_path, capsys):
     assert content["resnet8_cifar"] == convolutions + norms + 65 * 10
     assert main(["models", "--filter", "resnet8*"]) == 0
     assert "resnet8_cifar_an" in capsys.readouterr().out
+
+
+def test_models_describes_one_network(tmp_path, capsys):
+    assert main(["models", "--describe", "aognet_1m_cifar_an", "--plot", str(tmp_path / "graphs.svg")]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("aognet_1m_cifar_an: AOGNet, ")
+    assert "AN, K = 20" in text
+    assert (tmp_path / "graphs.svg").read_text().lstrip().startswith("<?xml")
 
 
 def raising(monkeypatch, error):

@@ -18,6 +18,11 @@ def _models(arguments: Sequence[str]) -> int:
     from attnorm.training.use_config import ModelsConfig
 
     config = parse_settings(ModelsConfig, arguments, command="attnorm models")
+    if config.describe is not None:
+        from attnorm.evidence.structure import show_structure
+
+        show_structure(config.describe, config.plot)
+        return DONE
     from attnorm.training.catalogue import print_models
 
     print_models(config)

@@ -16,7 +16,7 @@ from attnorm.layers.convert import replace_norm
 from attnorm.layers.placement import Placement
 from attnorm.models.aog_stage import Stage, Stem, StemType, block_widths
 from attnorm.models.grammar import Graph, build_graph
-from attnorm.models.resnet import default_cfg
+from attnorm.models.placed import default_cfg
 
 
 class AOGNet(nn.Module):

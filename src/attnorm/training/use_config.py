@@ -8,15 +8,28 @@ from attnorm.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class ModelsConfig:
-    """The networks that `--model` takes.
+    """The networks that `--model` takes, or one of them in detail.
 
     Args:
         filter: shell pattern of the names, for example 'resnet*_an'.
         json: write the list to this file instead of printing it.
+        describe: name of one network: its parts, norms and, for an AOGNet, its graphs are printed instead.
+        plot: draw the graphs of the AOGNet that `describe` names to this file, .png or .svg.
     """
 
     filter: str = "*"
     json: str | None = None
+    describe: str | None = None
+    plot: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be meant."""
+        if self.describe is not None and (self.filter != "*" or self.json is not None):
+            raise ConfigError(f"describe shows one network, {self.describe}: leave filter and json to the list")
+        if self.plot is not None and self.describe is None:
+            raise ConfigError("plot draws the network that describe names, and it names none: add --describe NAME")
+        if self.plot is not None and not self.plot.lower().endswith((".png", ".svg")):
+            raise ConfigError(f"plot must end in .png or .svg; got {self.plot}")
 
 
 @dataclass(frozen=True, kw_only=True)
