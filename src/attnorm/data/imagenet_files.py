@@ -63,7 +63,10 @@ def read_class_folders(folder: Path, expected: Mapping[str, str], dataset: str, 
     problems = [f"{len(missing)} are missing: {shortened(missing)}"] if missing else []
     problems += [f"{len(others)} are none of them: {shortened(others)}"] if others and exact else []
     if problems:
-        raise DataError(f"{folder} must hold the {len(expected)} class folders of {dataset}; {'; '.join(problems)}")
+        advice = f"name the folder that does, by data_dir{' (some classes only: use dataset folder)' if exact else ''}"
+        raise DataError(
+            f"{folder} must hold the {len(expected)} class folders of {dataset}; {'; '.join(problems)}; {advice}"
+        )
     source = scan_folder(folder, [name for name, plain in found.items() if plain in expected])
     return replace(source, classes=tuple(expected[found[name]] for name in source.classes))
 
