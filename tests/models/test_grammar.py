@@ -115,6 +115,19 @@ def test_the_graphs_of_the_released_networks(dims, prune, expected):
     assert (" ".join(map(str, graph.dfs)), " ".join(map(str, graph.bfs))) == ORDERS[dims, prune]
 
 
+@pytest.mark.parametrize(
+    ("dims", "prune", "node", "children"),
+    [
+        (4, 1, 10, (7, 15)),  # 15, 7: both at 7; 7 goes on to 5 * 7 + 1 = 36, slot 4
+        (5, 0, 17, (11, 35)),  # 35, 11: both at 3; 11 goes on to 5 * 3 + 1 = 16, slot 0
+        (8, 0, 48, (81, 9)),  # 9, 81: both at 1; 81 goes on to 5 * 1 + 1 + 81 // 32 = 8, slot 0
+    ],
+)
+def test_children_whose_slots_collide(dims, prune, node, children):
+    """The order of concatenation where both ids have the same remainder by eight; reference 1.4, probed by hand."""
+    assert build_graph(dims, prune).nodes[node].phrase_children == children
+
+
 @pytest.mark.parametrize("dims", [1, 3, 6, 11])
 def test_sizes_without_pruning(dims):
     """Every interval has an OR and a TERMINAL; an interval of w words can be cut in w - 1 ways."""
