@@ -8,6 +8,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import nn
+
     from attnorm.layers import (
         AttentiveBatchNorm1d,
         AttentiveBatchNorm2d,
@@ -35,12 +39,23 @@ __all__ = [
     "AttentiveGroupNormAct",
     "backend",
     "freeze_norm",
+    "load_released",
     "norm_report",
     "replace_norm",
     "restore_norm",
     "sync_norm",
     "weight_decay_groups",
 ]
+
+
+def load_released(path: "str | Path", *, backbone_only: bool = False) -> "nn.Module":
+    """Load a checkpoint that the authors of AN released; see :func:`attnorm.models.released.load_released`.
+
+    This needs timm (`pip install attnorm[models]`), unlike everything else that `import attnorm` gives.
+    """
+    from attnorm.models.released import load_released as load
+
+    return load(path, backbone_only=backbone_only)
 
 
 def __getattr__(name: str) -> Any:

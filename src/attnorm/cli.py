@@ -76,6 +76,17 @@ def _predict(arguments: Sequence[str]) -> int:
     return DONE
 
 
+def _convert(arguments: Sequence[str]) -> int:
+    from attnorm.options import parse_settings
+    from attnorm.training.use_config import ConvertConfig
+
+    config = parse_settings(ConvertConfig, arguments, command="attnorm convert")
+    from attnorm.training.convert import convert
+
+    print(convert(config))
+    return DONE
+
+
 def _compare(arguments: Sequence[str]) -> int:
     from attnorm.evidence.config import CompareConfig
     from attnorm.options import parse_settings
@@ -92,6 +103,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "train": (_train, "train a network on images"),
     "eval": (_eval, "top-1, top-5 and loss of a checkpoint on a data set"),
     "predict": (_predict, "the most likely classes of images, as JSON and as pictures"),
+    "convert": (_convert, "a checkpoint that the authors of AN released, for the commands above; and back"),
     "compare": (_compare, "train several networks with several seeds and show them side by side"),
 }
 

@@ -31,6 +31,7 @@ class CheckpointMeta:
         epoch: epochs done.
         metrics: top1, top5 and val_loss on the evaluation part.
         attnorm_version: version that wrote the file.
+        provenance: of weights that were converted: where they come from, what is published of them, their terms.
         format_version: of this header.
     """
 
@@ -47,6 +48,7 @@ class CheckpointMeta:
     epoch: int = 0
     metrics: dict[str, float] | None = None
     attnorm_version: str = "unknown"
+    provenance: dict[str, Any] | None = None
     format_version: int = FORMAT_VERSION
 
 
@@ -81,6 +83,17 @@ def load_checkpoint(path: str | Path) -> tuple[nn.Module, CheckpointMeta]:
         raise CheckpointError(f"{path} names a network that cannot be built: {error}") from None
     load_weights(model, weights, f"{path} ({meta.model})")
     return model.eval(), meta
+
+
+def has_header(path: str | Path) -> bool:
+    """Whether a file is a safetensors file with this package's header; False for everything else, missing ones too."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return KEY in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
 
 
 def load_weights(model: nn.Module, weights: dict[str, Tensor], name: str) -> None:
@@ -123,7 +136,8 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except SafetensorError as error:
         raise CheckpointError(
             f"{path} must be a whole .safetensors file, but it cannot be read ({error}); "
-            "it is damaged, cut short or of another format: copy it again or train anew"
+            "it is damaged, cut short or of another format: copy it again or train anew; "
+            "`attnorm convert` makes one of a checkpoint that the authors of AN released"
         ) from None
 
 

@@ -113,3 +113,34 @@ class PredictConfig:
     input: str
     output: str
     device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertConfig:
+    """An authors' checkpoint as this package's, or under the keys of either of their releases.
+
+    The network is recognised from the keys. The file's pickle is read as data: nothing in it is run. The weights stay
+    under their authors' terms, which allow research only.
+
+    Args:
+        input: checkpoint of AOGNet-v2, AttentiveNorm_Detection (backbone only) or iVMCL-Release, or with --to a
+            checkpoint of `attnorm train`.
+        output: file to write: .safetensors for attnorm, .pth for the authors' keys (without a prefix).
+        to: whose names the entries get.
+        dataset: data set that the classes are of.
+        backbone_only: leave out the classifier, or of a detector everything but the backbone.
+        json: also write what was found and what became of it to this file.
+    """
+
+    input: str
+    output: str
+    to: Literal["attnorm", "aognet-v2", "ivmcl-release"] = "attnorm"
+    dataset: str = "imagenet"
+    backbone_only: bool = False
+    json: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses an output that later commands could not tell."""
+        endings = (".safetensors",) if self.to == "attnorm" else (".pth", ".pt", ".tar")
+        if not self.output.endswith(endings):
+            raise ConfigError(f"output must end in {' or '.join(endings)} for --to {self.to}; got {self.output}")

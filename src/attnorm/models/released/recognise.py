@@ -100,6 +100,8 @@ def _resnet(shapes: Shapes) -> str:
 
 
 def _placement(shapes: Shapes, bottleneck: bool) -> str:
+    if not bottleneck and any(".attention_weights." in key for key in shapes):
+        raise CheckpointError("AN in basic blocks must have ivmcl-release's keys: aognet-v2 has no basic blocks")
     norms = "".join(sorted(_found(shapes, r"layer\d\.\d+\.(?:bn|AttnBN2d)(\d)\.weight_")))
     if _found(shapes, r"(?:layer\d\.\d+\.downsample\.\d|AttnBN2d1|bn1)\.(weight_)"):
         norms = "all" if norms == "123" else norms + " and others"

@@ -76,7 +76,7 @@ class LoadReport:
             "network": f"{self.model}, "
             + (f"{self.num_classes} classes" if self.num_classes else "without classifier")
             + f", {self.in_chans} image channels",
-            "released as": " or ".join(self.names),
+            "known as": " or ".join(self.names),
             "mapped": f"{sum(self.mapped.values())} entries: "
             + ", ".join(f"{count} {kind}" for kind, count in self.mapped.items()),
             "from half": f"{self.from_half} entries, now float32" if self.from_half else "",
