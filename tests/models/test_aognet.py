@@ -67,8 +67,8 @@ def fill(model: nn.Module) -> int:
     [
         ("aognet_12m", 1605),
         ("aognet_12m_an", 1725),
-        pytest.param("aognet_40m", 1964),
-        pytest.param("aognet_40m_an", 2104),
+        ("aognet_40m", 1964),
+        ("aognet_40m_an", 2104),
     ],
 )
 def test_golden_values(name, entries):
@@ -213,7 +213,7 @@ def attentive(model: nn.Module) -> dict[str, int]:
     return {name: len(m.weight) for name, m in model.named_modules() if isinstance(m, AttentiveNorm)}
 
 
-@pytest.mark.parametrize("name", ["aognet_12m", "aognet_40m", "aognet_1m_cifar"])
+@pytest.mark.parametrize("name", ["aognet_12m", "aognet_1m_cifar"])
 def test_the_placement_by_name_is_the_one_from_the_graph(name):
     """AN in place of a network's BN by "auto" or by the placement's name gives the registered network with AN."""
     expected = attentive(create_model(f"{name}_an", device="meta"))
