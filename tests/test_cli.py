@@ -87,7 +87,9 @@ def test_command_help_imports_no_framework(command):
 def test_help_and_version(capsys):
     assert main([]) == 0
     text = capsys.readouterr().out
-    assert [name for name in ("models", "train", "eval", "predict", "compare") if f"  {name} " not in text] == []
+    assert [
+        name for name in ("models", "train", "eval", "predict", "convert", "compare") if f"  {name} " not in text
+    ] == []
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"attnorm {attnorm.__version__}\n"
 
@@ -159,7 +161,7 @@ def test_recipes_are_accepted(path):
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        (["trian"], "the command must be one of models, train, eval, predict, compare; got 'trian'"),
+        (["trian"], "the command must be one of models, train, eval, predict, convert, compare; got 'trian'"),
         (["train"], "required: model"),
         (["train", "--model", "m"], "required: output"),
         (["train", "--model", "m", "--output", "o", "--epoch", "3"], "unrecognized arguments: --epoch"),
@@ -343,26 +345,6 @@ def test_predict_without_images(said, run, tmp_path, target):
     assert code == 1
     assert str(tmp_path / target) in line
     assert not output.exists()
-
-
-def test_models_lists_names_and_parameters(tmp_path, capsys):
-    assert main(["models", "--filter", "resnet8*", "--json", str(tmp_path / "models.json")]) == 0
-    content = {item["name"]: item["parameters"] for item in json.loads((tmp_path / "models.json").read_text())}
-    assert content.keys() == {"resnet8_cifar", "resnet8_cifar_an", "resnet8_cifar_se"}
-    # 3x3 convolutions of 3-16-(16x2)-(32x2)-(64x2) channels, two 1x1 shortcuts, nine BatchNorms, 10 classes.
-    convolutions = 9 * (3 * 16 + 16 * 16 * 2 + 16 * 32 + 32 * 32 + 32 * 64 + 64 * 64) + 16 * 32 + 32 * 64
-    norms = 2 * (16 * 3 + 32 * 3 + 64 * 3)
-    assert content["resnet8_cifar"] == convolutions + norms + 65 * 10
-    assert main(["models", "--filter", "resnet8*"]) == 0
-    assert "resnet8_cifar_an" in capsys.readouterr().out
-
-
-def test_models_describes_one_network(tmp_path, capsys):
-    assert main(["models", "--describe", "aognet_1m_cifar_an", "--plot", str(tmp_path / "graphs.svg")]) == 0
-    text = capsys.readouterr().out
-    assert text.startswith("aognet_1m_cifar_an: AOGNet, ")
-    assert "AN, K = 20" in text
-    assert (tmp_path / "graphs.svg").read_text().lstrip().startswith("<?xml")
 
 
 def raising(monkeypatch, error):

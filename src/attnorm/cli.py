@@ -156,6 +156,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _say("interrupted", INTERRUPTED)
     except ConfigError as error:
         return _fail(error, WRONG_ARGUMENTS, debug)
+    except BrokenPipeError:
+        # Whoever read the output, such as `head`, has seen enough. What is still buffered goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
     except (JobError, OSError) as error:
         return _fail(error, FAILED, debug)
     except Exception as error:

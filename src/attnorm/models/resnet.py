@@ -43,9 +43,10 @@ class _Variants(TimmResNet):
             append_squeeze_excitation(self, name, reduction)
 
     def _use_small_stem(self) -> None:
-        last = cast(nn.Conv2d, cast(nn.Sequential, self.conv1)[-1])
+        deep = cast(nn.Sequential, self.conv1)
+        first, last = cast(nn.Conv2d, deep[0]), cast(nn.Conv2d, deep[-1])
         stem = nn.Conv2d(
-            self.in_chans,
+            first.in_channels,
             last.out_channels,
             3,
             padding=1,

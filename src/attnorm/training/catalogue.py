@@ -1,4 +1,4 @@
-"""`attnorm models`: the networks that this package adds to timm, with their parameters."""
+"""`attnorm models`: the networks that this package adds to timm, and those that it is compared with."""
 
 from fnmatch import fnmatchcase
 from typing import Any
@@ -8,19 +8,27 @@ import torch
 from attnorm.errors import ConfigError
 from attnorm.files import write_json_atomic
 from attnorm.models import create_model, model_names
+from attnorm.models.published import SOURCES, Published, results, rows
 from attnorm.training.use_config import ModelsConfig
 
 
 def list_models(pattern: str = "*") -> list[dict[str, Any]]:
-    """Names that match a shell pattern, with the trainable parameters that each network has by default.
+    """Networks whose names match a shell pattern: this package's, and timm's of which the authors published results.
+
+    Returns:
+        For each its name, the trainable parameters that it has by default, and what was published of it on ImageNet.
 
     Raises:
         ConfigError: no name matches.
     """
-    names = [name for name in model_names() if fnmatchcase(name, pattern)]
+    known = dict.fromkeys([*model_names(), *(row.model for row in rows())])
+    names = [name for name in known if fnmatchcase(name, pattern)]
     if not names:
         raise ConfigError(f"filter must match a network of attnorm, and {pattern!r} matches none; try '*_an*'")
-    return [{"name": name, "parameters": _count(name)} for name in names]
+    return [
+        {"name": name, "parameters": _count(name), "published": [_published(row) for row in results(name)]}
+        for name in names
+    ]
 
 
 def print_models(config: ModelsConfig) -> None:
@@ -30,9 +38,24 @@ def print_models(config: ModelsConfig) -> None:
         write_json_atomic(config.json, found)
         return
     width = max(len(item["name"]) for item in found)
+    print(f"{'network':<{width}}  parameters  normal recipe  advanced recipe")
     for item in found:
-        print(f"{item['name']:<{width}}  {item['parameters'] / 1e6:8.2f} M parameters")
-    print(f"{len(found)} networks of attnorm; --model takes timm's names too, such as resnet50 with BatchNorm")
+        published = f"{_top1(item['published'], 'normal'):<13}  {_top1(item['published'], 'advanced')}"
+        print(f"{item['name']:<{width}}  {item['parameters'] / 1e6:8.2f} M  {published}".rstrip())
+    sources = ", ".join(f"[{number}] {source}" for number, source in enumerate(SOURCES.values(), 1))
+    print(f"recipes: top-1 on ImageNet in percent as the authors published it ({sources})")
+    print(f"{len(found)} networks; --model takes all others of timm too")
+
+
+def _published(row: Published) -> dict[str, Any]:
+    top1, top5 = row.accuracy["imagenet"]
+    return {"recipe": row.recipe, "top1": top1, "top5": top5, "source": row.source}
+
+
+def _top1(published: list[dict[str, Any]], recipe: str) -> str:
+    """The first release's number where it has one, else the second's, which is rounded."""
+    row = next((row for row in published if row["recipe"] == recipe), None)
+    return f"{row['top1']:g} [{[*SOURCES.values()].index(row['source']) + 1}]" if row else ""
 
 
 def _count(name: str) -> int:
