@@ -25,7 +25,7 @@ from torch import Tensor
 
 from attnorm.errors import CheckpointError
 from attnorm.models.released import pickles
-from attnorm.models.released.described import Storage, TensorEntry, UnreadableError, count_of, text_of
+from attnorm.models.released.described import Storage, TensorEntry, UnreadableError, count_of, shown, text_of
 
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 _LEGACY = b"\x80\x02\x8a\x0a" + _MAGIC.to_bytes(10, "little") + b"."
@@ -94,9 +94,10 @@ def open_archive(path: Path) -> Iterator[Archive]:
         try:
             with opener(file) as archive:
                 yield archive
-        except (UnreadableError, zipfile.BadZipFile, EOFError) as error:
+        except UnreadableError as error:
+            cause = shown(str(error), 200)
             raise CheckpointError(
-                f"{path} must be a whole checkpoint, but it is damaged or cut short ({error}); {_AGAIN}"
+                f"{path} must be a whole checkpoint, but it is damaged or cut short ({cause}); {_AGAIN}"
             ) from None
 
 
@@ -145,8 +146,8 @@ def _zip(file: IO[bytes]) -> Iterator[Archive]:
                 raise UnreadableError(f"its record {name!r} is missing, compressed or too large")
             try:
                 return archive.read(info)
-            except RuntimeError as error:  # a password, a compression that Python does not have
-                raise UnreadableError(str(error)) from None
+            except _ZIP_ERRORS as error:
+                raise UnreadableError(f"its record {name!r} cannot be read: {error}") from None
 
         if "byteorder" in records and record("byteorder", 16) != b"little":
             raise UnreadableError("its numbers are big-endian")
@@ -162,10 +163,14 @@ def _zip(file: IO[bytes]) -> Iterator[Archive]:
         yield Archive("zip", content, size, numbers)
 
 
+# What Python's zipfile raises for damaged ones: offsets outside the file, wrong sums, names in no encoding, passwords.
+_ZIP_ERRORS = (zipfile.BadZipFile, OSError, ValueError, RuntimeError, EOFError, struct.error)
+
+
 def _entries(file: IO[bytes]) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(file)
-    except (ValueError, RuntimeError, struct.error) as error:
+    except _ZIP_ERRORS as error:
         raise UnreadableError(f"not a whole zip: {error}") from None
 
 

@@ -9,6 +9,7 @@ tensor, a number or a dict are answered by :mod:`attnorm.models.released.describ
 
 import pickletools
 import struct
+import warnings
 from collections.abc import Callable
 from typing import IO, Any
 
@@ -42,10 +43,11 @@ def load(file: IO[bytes]) -> tuple[Any, dict[str, Storage]]:
     """
     machine = _Machine()
     try:
-        for instruction, argument, _ in pickletools.genops(file):
-            if instruction.name == "STOP":
-                return machine.stack.pop(), machine.storages
-            machine.obey(instruction.name, argument)
+        with warnings.catch_warnings(action="ignore"):  # Python's, about escapes that Python 2 could write
+            for instruction, argument, _ in pickletools.genops(file):
+                if instruction.name == "STOP":
+                    return machine.stack.pop(), machine.storages
+                machine.obey(instruction.name, argument)
     except UnreadableError:
         raise
     except (ValueError, TypeError, LookupError, AttributeError, OverflowError, struct.error) as error:

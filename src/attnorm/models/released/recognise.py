@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from attnorm.errors import CheckpointError
+from attnorm.models.released.described import shown
 from attnorm.models.released.names import Scheme
-from attnorm.models.released.structure import shown
 
 Shapes = Mapping[str, tuple[int, ...]]
 

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from attnorm.models.released.archives import Archive
-from attnorm.models.released.described import Opaque, TensorEntry, UnreadableError
+from attnorm.models.released.described import Opaque, TensorEntry, UnreadableError, shown
 
 # What wraps a network puts in front of its keys; a file may have several, such as "module.network.".
 PREFIXES = ("module.", "network.", "model.", "backbone.")
@@ -80,12 +80,6 @@ def find_weights(archive: Archive) -> Found:
 
 def _key(key: object) -> str:
     return shown(key) if isinstance(key, str) else f"a key of type {type(key).__name__}"
-
-
-def shown(text: str) -> str:
-    """Text from a file as it may go to a terminal: one line, no control characters, not endless."""
-    text = text if text.isprintable() else ascii(text)
-    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _tensors(state: Any) -> dict[str, TensorEntry | Tensor]:
