@@ -46,7 +46,9 @@ def convert(config: ConvertConfig) -> str:
     if has_header(config.input):
         return _from_attnorm(config)
     released = read_released(config.input, backbone_only=config.backbone_only)
-    notes = [*released.report.notes, *([_BICUBIC] if released.name == "aognet_12m" else []), LICENCE]
+    # An epoch beyond the 120th can only be of the longer recipe.
+    either = released.name == "aognet_12m" and (released.report.epoch or 0) <= 120
+    notes = [*released.report.notes, *([_BICUBIC] if either else []), LICENCE]
     report = replace(released.report, notes=tuple(notes))
     if config.to == "attnorm":
         save_checkpoint(config.output, released.build(), describe(released, config.dataset))

@@ -83,7 +83,7 @@ class LoadReport:
             "filled in": f"{len(self.filled_in)} counters of batches, with 0" if self.filled_in else "",
             "left out": "; ".join(f"{what}: {why}" for what, why in self.left_out.items()),
             "NOT FINITE": ", ".join(self.not_finite[:3]) + (", ..." if len(self.not_finite) > 3 else ""),
-            "note": "; ".join(self.notes),
+            "note": f"\n{'':13}".join(self.notes),
         }
         return "\n".join(f"{name:<12} {value}" for name, value in rows.items() if value)
 
