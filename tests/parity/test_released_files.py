@@ -317,6 +317,16 @@ def test_networks_of_others(refusal, name):
     assert "keys are of none" in message or "it is another architecture, or not whole" in message
 
 
+def test_a_network_that_nobody_released(refusal):
+    """The v1d stem with AN at the last norm of its bottlenecks: recognisable, but there is no such network."""
+    state = {"conv1.0.weight": torch.zeros(32, 3, 3, 3)}
+    for stage, blocks in enumerate((3, 4, 6, 3), 1):
+        for block in range(blocks):
+            state |= {f"layer{stage}.{block}.conv{i}.weight": torch.zeros(1) for i in (1, 2, 3)}
+            state[f"layer{stage}.{block}.bn3.weight_"] = torch.zeros(10, 1)
+    assert "those of a resnetv1d50_an_bn3" in refusal(state)
+
+
 def test_what_does_not_fit_is_counted(refusal, theirs):
     state = dict(theirs)
     del state["features.3.conv.1.1.weight_"], state["features.3.conv.1.1.bias_"]

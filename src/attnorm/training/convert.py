@@ -16,8 +16,8 @@ from attnorm.training.checkpoint import CheckpointMeta, has_header, load_checkpo
 from attnorm.training.use_config import ConvertConfig
 
 LICENCE = (
-    "the weights stay under their authors' terms, which allow research only, and the release mentions a pending "
-    "patent; converting relicenses nothing"
+    "weights that the authors of AN released stay under their terms, which allow research only, and their release "
+    "mentions a pending patent; converting relicenses nothing"
 )
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _BICUBIC = (

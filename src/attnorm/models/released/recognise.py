@@ -4,6 +4,8 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import timm
+
 from attnorm.errors import CheckpointError
 from attnorm.models.released.described import shown
 from attnorm.models.released.names import Scheme
@@ -80,6 +82,8 @@ def recognise(shapes: Shapes, prefix: str = "") -> Architecture:
                     f"an image must have at most 1024 channels and a million classes; got {stem[1]} and {outputs}"
                 )
             model = family.name(shapes)
+            if not timm.is_model(model):
+                raise CheckpointError(f"the network must be one of attnorm or timm; the keys are those of a {model}")
             scheme, torchvision = _release_of(family, model, shapes, prefix)
             return Architecture(model, scheme, stem[1], outputs, family.classifier, torchvision)
     first = ", ".join(shown(key) for key in list(shapes)[:3])
