@@ -70,6 +70,8 @@ def _switches(settings: type[Any]) -> frozenset[str]:
 
 def make_parser(settings: type[Any], command: str, *, recipe: bool) -> Any:
     """The parser of `parse_settings`: field names as flags, with underscores."""
+    from argparse import SUPPRESS
+
     import jsonargparse
 
     class Parser(jsonargparse.ArgumentParser):
@@ -79,8 +81,18 @@ def make_parser(settings: type[Any], command: str, *, recipe: bool) -> Any:
                 "\nSwitches need no value: --amp is --amp true, --no-amp is --amp false.\n" if recipe else ""
             )
 
+    class Formatter(jsonargparse.DefaultHelpFormatter):
+        def _get_help_string(self, action: Any) -> str:
+            # Python's types say less to a reader than the description and the default.
+            if action.dest == "help":
+                return super()._get_help_string(action)
+            text = action.help or ""
+            if action.required:
+                return f"{text} (required)"
+            return text if action.default in (None, SUPPRESS) else f"{text} (default: %(default)s)"
+
     # exit_on_error would print the whole usage, some fifty lines, above the one line that helps.
-    parser = Parser(prog=command, exit_on_error=False, allow_abbrev=False)
+    parser = Parser(prog=command, exit_on_error=False, allow_abbrev=False, formatter_class=Formatter)
     if recipe:
         action = jsonargparse.ActionConfigFile  # pyright: ignore[reportPrivateImportUsage]
         parser.add_argument("--config", action=action, help="recipe: a YAML file of fields, which flags override")
