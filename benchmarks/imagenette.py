@@ -4,8 +4,9 @@
 
 For each family a network with BatchNorm and its twin with AN, from scratch, by configs/quickstart/imagenette.yaml; DIR
 holds train/<wnid>/ and val/<wnid>/. Everything goes through the command line, as a user would do it. A run that is done
-is not repeated. Writes benchmarks/results/imagenette_FAMILY.json for docs/results.md (the comparison) and
-benchmarks/results/imagenette_path.json (what became of the trained AN network after each step).
+is not repeated. Writes benchmarks/results/imagenette_FAMILY.json (the comparison) and, in imagenette_path.json beside
+it, on which images the two networks of the first seed differ and what became of the trained AN network after each step;
+docs/results.md shows both (`python -m benchmarks.imagenette --renew` writes the table of the latter).
 """
 
 import argparse
@@ -13,15 +14,20 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from attnorm.data import DataConfig, load_data, make_loader
+from attnorm.evidence.statistics import image_interval
 from attnorm.files import write_json_atomic
+from attnorm.training.checkpoint import load_checkpoint
+from attnorm.training.evaluation import evaluate
 from attnorm.training.record import environment, git_state, versions
-from benchmarks import results_table
+from benchmarks import pages, results_table
 from benchmarks.record import RESULTS, ROOT
 
 RECIPE = ROOT / "configs" / "quickstart" / "imagenette.yaml"
@@ -46,11 +52,12 @@ def evaluated(checkpoint: Path, data: Path, image_size: int, result: Path) -> di
     return json.loads(result.read_text(encoding="utf-8"))
 
 
-def follow(run: Path, data: Path, output: Path) -> dict[str, Any]:
+def follow(run: Path, baseline: Path, data: Path, output: Path) -> dict[str, Any]:
     """A trained network through evaluation, prediction and both directions of `attnorm convert`.
 
     Args:
         run: Folder of a finished run.
+        baseline: That of its BN twin.
         data: The data set.
         output: Where the files of the steps go.
 
@@ -69,6 +76,8 @@ def follow(run: Path, data: Path, output: Path) -> dict[str, Any]:
     after = evaluated(back, data, image_size, output / "eval_back.json")
     steps = {
         "model": record["model"],
+        "baseline_top1": json.loads((baseline / "record.json").read_text(encoding="utf-8"))["top1"],
+        "difference": differ(run, baseline, data),
         "trained_top1": record["top1"],
         "evaluated_top1": before["top1"],
         "converted_and_reloaded_top1": after["top1"],
@@ -79,6 +88,52 @@ def follow(run: Path, data: Path, output: Path) -> dict[str, Any]:
     if not (same and math.isclose(before["loss"], after["loss"], rel_tol=1e-6)):
         raise RuntimeError(f"one network must have one accuracy and loss at every step; got {steps}")
     return steps
+
+
+class Answers:
+    """Which images a network gets right, for `attnorm.training.evaluation.evaluate`."""
+
+    def __init__(self) -> None:
+        self.right: list[Tensor] = []
+
+    def add(self, logits: Tensor, labels: Tensor) -> None:
+        """One batch: logits (N, classes), labels (N,)."""
+        self.right.append(logits.argmax(dim=1) == labels)
+
+    def result(self) -> dict[str, float | int]:
+        """How many."""
+        return {"right": int(torch.cat(self.right).sum())}
+
+
+def differ(run: Path, baseline: Path, data: Path) -> dict[str, Any]:
+    """Two trained networks on the same images: the difference in accuracy with its interval over images."""
+    answers = [_answers(folder / "last.safetensors", data) for folder in (run, baseline)]
+    only = [int((answers[i] & ~answers[1 - i]).sum()) for i in (0, 1)]
+    images = len(answers[0])
+    return {
+        "images": images,
+        "only_an_right": only[0],
+        "only_bn_right": only[1],
+        "difference": 100 * (only[0] - only[1]) / images,
+        "interval": image_interval(only[0], only[1], images),
+    }
+
+
+def _answers(checkpoint: Path, data: Path) -> Tensor:
+    model, meta = load_checkpoint(checkpoint)
+    settings = DataConfig(
+        dataset="folder",
+        data_dir=str(data),
+        image_size=meta.image_size,
+        crop_pct=meta.crop_pct,
+        interpolation=meta.interpolation,
+    )
+    part = load_data(settings, ("val",)).val
+    assert part is not None
+    answers = Answers()
+    loader = make_loader(part, batch_size=64, train=False)
+    evaluate(model, loader, mean=meta.mean, std=meta.std, channels_last=True, measure=answers)
+    return torch.cat(answers.right)
 
 
 def predicted(checkpoint: Path, data: Path, output: Path) -> dict[str, str]:
@@ -92,18 +147,53 @@ def predicted(checkpoint: Path, data: Path, output: Path) -> dict[str, str]:
     return best
 
 
+def table(record: Mapping[str, Any]) -> str:
+    """The record of the path as Markdown."""
+    lines: list[list[str]] = []
+    for step in record["steps"]:
+        low, high = step["difference"]["interval"]
+        lines.append(
+            [
+                step["model"],
+                f"{step['baseline_top1']:.1f}",
+                f"{step['trained_top1']:.1f}",
+                f"{step['difference']['difference']:+.1f} [{low:+.1f}, {high:+.1f}]",
+                f"{step['difference']['only_an_right']} / {step['difference']['only_bn_right']}",
+                f"{step['evaluated_top1']:.1f}",
+                f"{step['converted_and_reloaded_top1']:.1f}",
+                f"{step['converted_and_reloaded_loss_differs_by']:.0e}",
+            ]
+        )
+    headings = ["network", "BN, %", "AN, %", "difference on the same images [95%]", "right by AN / BN alone"]
+    headings += ["`eval`, %", "after `convert` and back, %", "its loss differs by"]
+    return results_table.markdown_table(headings, lines)
+
+
+def renew(record: Mapping[str, Any], root: Path = ROOT) -> None:
+    """Write the record's table into the pages."""
+    before = pages.read(root)
+    after = {path: pages.fill(page, ("imagenette",), lambda *_: table(record)) for path, page in before.items()}
+    pages.write_changed(root, before, after)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(
         description="Train, evaluate, predict and convert BN and AN networks on photographs.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--renew", action="store_true", help="only write the table from the committed figures")
     parser.add_argument("--output", type=Path, default=Path("runs/imagenette"))
     parser.add_argument("--families", default=",".join(FAMILIES), help="networks with BatchNorm; AN's are these + _an")
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where the figures go")
     options, flags = parser.parse_known_args(arguments)
+    if options.renew:
+        renew(json.loads((options.results / "imagenette_path.json").read_text(encoding="utf-8")))
+        return 0
+    if options.data_dir is None:
+        parser.error("--data-dir must name the folder that holds train/ and val/")
     steps: list[dict[str, Any]] = []
     for family in options.families.split(","):
         output: Path = options.output / family
@@ -111,8 +201,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "--seeds", options.seeds, "--output", output, *flags)  # fmt: skip
         result = json.loads((output / "compare.json").read_text(encoding="utf-8"))
         write_json_atomic(options.results / f"imagenette_{family}.json", results_table.without_paths(result))
-        first_seed = options.seeds.split(",")[0]
-        steps.append(follow(output / "runs" / f"{family}_an" / f"seed{first_seed}", options.data_dir, output / "path"))
+        first = f"seed{options.seeds.split(',')[0]}"
+        run, baseline = (output / "runs" / name / first for name in (f"{family}_an", family))
+        steps.append(follow(run, baseline, options.data_dir, output / "path"))
         print(json.dumps(steps[-1], indent=2), flush=True)
         described = {
             "format": "attnorm-imagenette-path",

@@ -9,6 +9,7 @@ from attnorm.evidence.statistics import (
     FEWEST_IMAGES,
     conclusion,
     describe,
+    image_interval,
     paired_difference,
     smallest_tellable_difference,
     t_quantile,
@@ -105,3 +106,18 @@ def test_verdict_names_difference_interval_and_seeds():
     )
     sentence = verdict("se", "bn", paired_difference((91.3, 91.1, 91.4), BN), 10_000)
     assert sentence.endswith("no difference shown.")
+
+
+def test_the_interval_over_images_by_hand():
+    """98.5 and 1.5 of 202: difference 97/202, variance (100 - 97^2/202)/202^2, that is a deviation of 7.3090/202."""
+    low, high = image_interval(98, 1, 200)
+    assert (low + high) / 2 == pytest.approx(100 * 97 / 202)
+    assert (high - low) / 2 == pytest.approx(100 * 1.959964 * 7.308953 / 202, rel=1e-5)
+    assert image_interval(1, 98, 200) == pytest.approx((-high, -low))
+
+
+def test_the_interval_over_images_covers_the_truth():
+    """Drawn pairs of answers, 10% and 4% of them right by one network alone: 95 of 100 intervals hold 6 points."""
+    draws = stats.multinomial(400, [0.10, 0.04, 0.86]).rvs(4000, random_state=0)
+    intervals = [image_interval(int(b), int(c), 400) for b, c, _ in draws]
+    assert 0.94 < sum(low <= 6 <= high for low, high in intervals) / len(intervals) < 0.965

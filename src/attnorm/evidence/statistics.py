@@ -9,8 +9,8 @@ Two sources of chance are kept apart:
   mean(d) +- t(0.975, n - 1) * sd(d) / sqrt(n), with sd the sample standard deviation (divisor n - 1).
 - *Test images*: all runs are measured on the same images, so the interval above does not contain this part. For one
   accuracy p on m images it is the binomial's, given as Wilson's interval. For a difference it depends on how many
-  images only one of the two networks gets right (McNemar's test); when fewer than `FEWEST_IMAGES` images make up the
-  whole difference, no pattern of agreement can make it significant.
+  images only one of the two networks gets right (McNemar's test; `image_interval`); when fewer than `FEWEST_IMAGES`
+  images make up the whole difference, no pattern of agreement can make it significant.
 """
 
 import math
@@ -108,6 +108,24 @@ def wilson_interval(percent: float, images: int) -> tuple[float, float]:
 def smallest_tellable_difference(images: int) -> float:
     """Points below which one pair of runs cannot differ significantly on `images` images (see `FEWEST_IMAGES`)."""
     return 100 * FEWEST_IMAGES / images
+
+
+def image_interval(only_first: int, only_second: int, images: int) -> tuple[float, float]:
+    """95% interval of the difference in accuracy of two trained networks, first minus second, on the same images.
+
+    It is about these two networks and the choice of images, not about training them anew. Agresti and Min's form
+    (Statistics in Medicine 24, 2005): Wald's interval for paired proportions after adding half an image to each of the
+    four ways in which two networks can be right or wrong.
+
+    Args:
+        only_first: images that only the first network gets right.
+        only_second: images that only the second one gets right.
+        images: all images.
+    """
+    first, second, total = only_first + 0.5, only_second + 0.5, images + 2
+    difference = (first - second) / total
+    half = Z_95 * math.sqrt(first + second - (first - second) ** 2 / total) / total
+    return 100 * (difference - half), 100 * (difference + half)
 
 
 def conclusion(difference: Difference, images: int) -> str:
