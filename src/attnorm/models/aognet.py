@@ -16,7 +16,7 @@ from attnorm.layers.convert import replace_norm
 from attnorm.layers.placement import Placement
 from attnorm.models.aog_stage import Stage, Stem, StemType, block_widths
 from attnorm.models.grammar import Graph, build_graph
-from attnorm.models.placed import default_cfg
+from attnorm.models.placed import CIFAR, default_cfg
 
 
 class AOGNet(nn.Module):
@@ -213,15 +213,7 @@ def _initialise_convolutions(model: nn.Module) -> None:
 
 
 _IMAGENET = default_cfg(first_conv="stem.conv1")
-_CIFAR = default_cfg(
-    first_conv="stem.conv1",
-    num_classes=10,
-    input_size=(3, 32, 32),
-    pool_size=(8, 8),
-    crop_pct=1.0,
-    mean=(0.4914, 0.4822, 0.4465),
-    std=(0.2470, 0.2435, 0.2616),
-)
+_CIFAR = default_cfg(first_conv="stem.conv1", **CIFAR)
 _cfgs: dict[str, Any] = {
     f"aognet_{size}{norm}": cfg
     for size, cfg in (("12m", _IMAGENET), ("40m", _IMAGENET), ("1m_cifar", _CIFAR))

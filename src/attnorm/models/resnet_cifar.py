@@ -8,18 +8,10 @@ from typing import Any
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.resnet import BasicBlock
 
-from attnorm.models.placed import default_cfg
+from attnorm.models.placed import CIFAR, default_cfg
 from attnorm.models.resnet import ResNet
 
-_CIFAR = default_cfg(
-    num_classes=10,
-    input_size=(3, 32, 32),
-    pool_size=(8, 8),
-    crop_pct=1.0,
-    mean=(0.4914, 0.4822, 0.4465),
-    std=(0.2470, 0.2435, 0.2616),
-    fixed_input_size=False,
-)
+_CIFAR = default_cfg(fixed_input_size=False, **CIFAR)
 _AN = {"placement": "resnet_bn1"}
 _SE = {"se": {"resnet_bn2": 4}}
 
