@@ -6,7 +6,8 @@ For each family a network with BatchNorm and its twin with AN, from scratch, by 
 holds train/<wnid>/ and val/<wnid>/. Everything goes through the command line, as a user would do it. A run that is done
 is not repeated. Writes benchmarks/results/imagenette_FAMILY.json (the comparison) and, in imagenette_path.json beside
 it, on which images the two networks of the first seed differ and what became of the trained AN network after each step;
-docs/results.md shows both (`python -m benchmarks.imagenette --renew` writes the table of the latter).
+docs/results.md shows both (`python -m benchmarks.imagenette --renew` writes the table of the latter). Further flags go
+to `attnorm compare`.
 """
 
 import argparse
@@ -31,8 +32,9 @@ from benchmarks import pages, results_table
 from benchmarks.record import RESULTS, ROOT
 
 RECIPE = ROOT / "configs" / "quickstart" / "imagenette.yaml"
-# What two CPU cores can train; on a GPU give --families resnet50,mobilenetv2_100,densenet121,aognet_12m.
-FAMILIES = ("resnet18", "mobilenetv2_100", "densenet121", "aognet_12m")
+# What two CPU cores can train, with epochs; on a GPU, for example,
+# --families resnet50,mobilenetv2_100,densenet121,aognet_12m --epochs 100 --seeds 0,1,2 --amp
+FAMILIES = {"resnet18": 5, "mobilenetv2_100": 5, "densenet121": 5, "aognet_12m": 3}
 PICTURES = 6
 
 
@@ -187,6 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=Path("runs/imagenette"))
     parser.add_argument("--families", default=",".join(FAMILIES), help="networks with BatchNorm; AN's are these + _an")
     parser.add_argument("--seeds", default="0")
+    parser.add_argument("--epochs", type=int, help="of every network; by default few, 3 for AOGNet and 5 for others")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where the figures go")
     options, flags = parser.parse_known_args(arguments)
     if options.renew:
@@ -198,7 +201,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for family in options.families.split(","):
         output: Path = options.output / family
         attnorm("compare", "--config", RECIPE, "--data-dir", options.data_dir, "--models", f"{family},{family}_an",
-                "--seeds", options.seeds, "--output", output, *flags)  # fmt: skip
+                "--epochs", options.epochs or FAMILIES.get(family, 5), "--seeds", options.seeds, "--output", output,
+                *flags)  # fmt: skip
         result = json.loads((output / "compare.json").read_text(encoding="utf-8"))
         write_json_atomic(options.results / f"imagenette_{family}.json", results_table.without_paths(result))
         first = f"seed{options.seeds.split(',')[0]}"
