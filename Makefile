@@ -51,7 +51,7 @@ BENCH_THREADS ?= $(shell getconf _NPROCESSORS_ONLN)
 BENCH_ARGS ?=
 bench bench-check: export OMP_NUM_THREADS := $(BENCH_THREADS)
 
-bench: $(STAMP) ## measure what AN costs, layers and networks, and write docs/performance.md (35 minutes)
+bench: $(STAMP) ## measure what AN costs, layers and networks, and write docs/performance.md (30 minutes)
 	@$(BIN)/python -m benchmarks.layer_cost
 	@$(BIN)/python -m benchmarks.step_cost
 	@$(BIN)/python -m benchmarks.network_cost

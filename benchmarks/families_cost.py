@@ -1,6 +1,6 @@
 """What AN costs in the other families: MobileNetV2, DenseNet-121 and AOGNet-12M with AN beside their BN twins.
 
-    python -m benchmarks.families_cost [--time-limit-s 40] [--json FILE]
+    python -m benchmarks.families_cost [--time-limit-s 45] [--json FILE]
 
 Training steps as in benchmarks/network_cost.py, in both memory layouts. And AOGNet's own forward pass beside a plain
 evaluation of its graph, node by node as the grammar's definition has it. Writes benchmarks/results/families_cost.json.
@@ -100,9 +100,9 @@ def measure_aognet(layout: str, training: bool, size: int, side: int, time_limit
 def main(arguments: Sequence[str] | None = None) -> int:
     """See the module's docstring."""
     command_line = parser("What AN costs in MobileNetV2, DenseNet and AOGNet.", "families_cost")
-    command_line.add_argument("--batch-size", type=int, default=16)
+    command_line.add_argument("--batch-size", type=int, default=8)
     command_line.add_argument("--side", type=int, default=224, help="height and width of the images, in pixels")
-    command_line.add_argument("--time-limit-s", type=float, default=40, help="for each row")
+    command_line.add_argument("--time-limit-s", type=float, default=45, help="for each row")
     options = command_line.parse_args(arguments)
     record = Record(options.json, "families-cost", "cpu", options_of(options))
     size, side, limit = options.batch_size, options.side, options.time_limit_s

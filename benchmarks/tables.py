@@ -203,7 +203,7 @@ def family_ratios(record: Row) -> str:
         mode = "training" if row["kind"] == "train" else "evaluation"
         for key, value in row["ratios"].items():
             shown = f"{names[-1]} / {names[0]}" if key.startswith("an_bn") else f"{names[0]} / {names[-1]}"
-            lines.append([f"{shown}, {mode}", row["layout"], ratio(value, 3, FAMILY_TARGETS.get(key))])
+            lines.append([f"{shown}, {mode}", row["layout"], ratio(value, 3, FAMILY_TARGETS.get((names[0], key)))])
     return markdown_table(["ratio of times", "layout", "measured"], sorted(lines))
 
 
