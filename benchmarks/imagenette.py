@@ -16,6 +16,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ RECIPE = ROOT / "configs" / "quickstart" / "imagenette.yaml"
 # --families resnet50,mobilenetv2_100,densenet121,aognet_12m --epochs 100 --seeds 0,1,2 --amp
 FAMILIES = {"resnet18": 5, "mobilenetv2_100": 5, "densenet121": 5, "aognet_12m": 3}
 PICTURES = 6
+FORMAT = "attnorm-imagenette-path"
 
 
 def attnorm(*arguments: object) -> None:
@@ -78,6 +80,12 @@ def follow(run: Path, baseline: Path, data: Path, output: Path) -> dict[str, Any
     after = evaluated(back, data, image_size, output / "eval_back.json")
     steps = {
         "model": record["model"],
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "git": git_state(),
+        "versions": versions(),
+        "machine": environment(torch.device("cpu")),
+        "train_images": record["data"]["train_images"],
+        "epochs": record["config"]["epochs"],
         "baseline_top1": json.loads((baseline / "record.json").read_text(encoding="utf-8"))["top1"],
         "difference": differ(run, baseline, data),
         "trained_top1": record["top1"],
@@ -149,6 +157,17 @@ def predicted(checkpoint: Path, data: Path, output: Path) -> dict[str, str]:
     return best
 
 
+def compared(family: str, options: argparse.Namespace, flags: Sequence[str]) -> None:
+    """Train and compare the two networks of a family, unless that has been done with these seeds."""
+    output: Path = options.output / family
+    done = output / "compare.json"
+    if done.exists() and json.loads(done.read_text(encoding="utf-8"))["config"]["seeds"] == options.seeds:
+        return
+    attnorm("compare", "--config", RECIPE, "--data-dir", options.data_dir, "--models", f"{family},{family}_an",
+            "--epochs", options.epochs or FAMILIES.get(family, 5), "--seeds", options.seeds, "--output", output,
+            *flags)  # fmt: skip
+
+
 def table(record: Mapping[str, Any]) -> str:
     """The record of the path as Markdown."""
     lines: list[list[str]] = []
@@ -157,6 +176,7 @@ def table(record: Mapping[str, Any]) -> str:
         lines.append(
             [
                 step["model"],
+                str(step["epochs"]),
                 f"{step['baseline_top1']:.1f}",
                 f"{step['trained_top1']:.1f}",
                 f"{step['difference']['difference']:+.1f} [{low:+.1f}, {high:+.1f}]",
@@ -166,7 +186,7 @@ def table(record: Mapping[str, Any]) -> str:
                 f"{step['converted_and_reloaded_loss_differs_by']:.0e}",
             ]
         )
-    headings = ["network", "BN, %", "AN, %", "difference on the same images [95%]", "right by AN / BN alone"]
+    headings = ["network", "epochs", "BN, %", "AN, %", "difference on the same images [95%]", "right by AN / BN alone"]
     headings += ["`eval`, %", "after `convert` and back, %", "its loss differs by"]
     return results_table.markdown_table(headings, lines)
 
@@ -197,27 +217,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if options.data_dir is None:
         parser.error("--data-dir must name the folder that holds train/ and val/")
-    steps: list[dict[str, Any]] = []
+    path = options.results / "imagenette_path.json"
+    record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"format": FORMAT, "steps": []}
     for family in options.families.split(","):
         output: Path = options.output / family
-        attnorm("compare", "--config", RECIPE, "--data-dir", options.data_dir, "--models", f"{family},{family}_an",
-                "--epochs", options.epochs or FAMILIES.get(family, 5), "--seeds", options.seeds, "--output", output,
-                *flags)  # fmt: skip
+        compared(family, options, flags)
         result = json.loads((output / "compare.json").read_text(encoding="utf-8"))
         write_json_atomic(options.results / f"imagenette_{family}.json", results_table.without_paths(result))
         first = f"seed{options.seeds.split(',')[0]}"
         run, baseline = (output / "runs" / name / first for name in (f"{family}_an", family))
-        steps.append(follow(run, baseline, options.data_dir, output / "path"))
-        print(json.dumps(steps[-1], indent=2), flush=True)
-        described = {
-            "format": "attnorm-imagenette-path",
-            "command": f"python -m benchmarks.imagenette --families {options.families} --seeds {options.seeds}",
-            "git": git_state(),
-            "versions": versions(),
-            "machine": environment(torch.device("cpu")),
-            "steps": steps,
-        }
-        write_json_atomic(options.results / "imagenette_path.json", described)
+        step = follow(run, baseline, options.data_dir, output / "path")
+        print(json.dumps(step, indent=2), flush=True)
+        others = [other for other in record["steps"] if other["model"] != step["model"]]
+        record["steps"] = sorted([*others, step], key=lambda other: other["model"])
+        write_json_atomic(path, record)
+    renew(record)
     return 0
 
 

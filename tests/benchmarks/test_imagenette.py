@@ -7,12 +7,12 @@ from benchmarks import imagenette
 
 def test_a_row():
     step = {
-        "model": "resnet18_an", "baseline_top1": 50.2, "trained_top1": 55.2, "evaluated_top1": 55.2,
+        "model": "resnet18_an", "epochs": 5, "baseline_top1": 50.2, "trained_top1": 55.2, "evaluated_top1": 55.2,
         "converted_and_reloaded_top1": 55.2, "converted_and_reloaded_loss_differs_by": 0.0,
         "difference": {"difference": 5.0, "interval": [1.94, 8.04], "only_an_right": 150, "only_bn_right": 100},
     }  # fmt: skip
     assert imagenette.table({"steps": [step]}).splitlines()[2] == (
-        "| resnet18_an | 50.2 | 55.2 | +5.0 [+1.9, +8.0] | 150 / 100 | 55.2 | 55.2 | 0e+00 |"
+        "| resnet18_an | 5 | 50.2 | 55.2 | +5.0 [+1.9, +8.0] | 150 / 100 | 55.2 | 55.2 | 0e+00 |"
     )
 
 
