@@ -183,7 +183,7 @@ def table(record: Mapping[str, Any]) -> str:
                 f"{step['difference']['only_an_right']} / {step['difference']['only_bn_right']}",
                 f"{step['evaluated_top1']:.1f}",
                 f"{step['converted_and_reloaded_top1']:.1f}",
-                f"{step['converted_and_reloaded_loss_differs_by']:.0e}",
+                f"{step['converted_and_reloaded_loss_differs_by']:.1g}",
             ]
         )
     headings = ["network", "epochs", "BN, %", "AN, %", "difference on the same images [95%]", "right by AN / BN alone"]

@@ -12,7 +12,7 @@ def test_a_row():
         "difference": {"difference": 5.0, "interval": [1.94, 8.04], "only_an_right": 150, "only_bn_right": 100},
     }  # fmt: skip
     assert imagenette.table({"steps": [step]}).splitlines()[2] == (
-        "| resnet18_an | 5 | 50.2 | 55.2 | +5.0 [+1.9, +8.0] | 150 / 100 | 55.2 | 55.2 | 0e+00 |"
+        "| resnet18_an | 5 | 50.2 | 55.2 | +5.0 [+1.9, +8.0] | 150 / 100 | 55.2 | 55.2 | 0 |"
     )
 
 
