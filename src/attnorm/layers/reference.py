@@ -91,7 +91,9 @@ def mean_over_std(mean: Tensor, var: Tensor, pixels: int, var_eps: float) -> Ten
         pixels: L.
         var_eps: Added to the variance, 1e-3 in all released networks; not the eps of the standardisation.
     """
-    degrees = cast(int, torch.sym_max(pixels - 1, 1))  # max() that tracers can follow
+    # Python's max would freeze a traced size, a SymInt; torch 2.11 cannot compile sym_max of a size that is known.
+    known = isinstance(pixels, int)  # pyright: ignore[reportUnnecessaryIsInstance]
+    degrees = max(pixels - 1, 1) if known else cast(int, torch.sym_max(pixels - 1, 1))
     return mean * (var * (pixels / degrees) + var_eps).rsqrt()
 
 
