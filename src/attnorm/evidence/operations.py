@@ -50,6 +50,8 @@ _REDUCTIONS = {
     _aten.adaptive_avg_pool2d: "mean",
 }
 _RELUS = {_aten.relu, _aten.relu_}
+# Elementwise, though torch 2.11 does not say so.
+_ELEMENTWISE = {_aten.hardtanh, _aten.hardtanh_}
 # Maximum, difference, exponential, sum, quotient.
 _SOFTMAX = {_aten._softmax: ("softmax", 5)}
 _PRODUCTS = {_aten.convolution, _aten.mm, _aten.addmm, _aten.bmm, _aten.baddbmm}
@@ -128,6 +130,6 @@ def _element_operations(func: Any, args: Sequence[Any], out: Any) -> tuple[str, 
         return _WINDOWS[packet], prod(window) * result.numel()
     if packet in _REDUCTIONS:
         return _REDUCTIONS[packet], args[0].numel()
-    if torch.Tag.pointwise in func.tags:
+    if torch.Tag.pointwise in func.tags or packet in _ELEMENTWISE:
         return "relu" if packet in _RELUS else packet.__name__.rstrip("_"), result.numel()
     raise JobError(f"every operation must be in the counting convention, and {func} is not; add it to {__name__}")
