@@ -37,7 +37,7 @@ class EvalConfig:
     """A checkpoint measured on the evaluation part of a data set, beside what was published where something was.
 
     Args:
-        checkpoint: .safetensors file that `attnorm train` wrote.
+        checkpoint: .safetensors file that `attnorm train` or `attnorm convert` wrote.
         dataset: data set, named as for `attnorm train`, or several separated by commas; the one it was trained on when
             not given. Besides: imagenet_real, imagenet_v2_matched_frequency, imagenet_v2_threshold0.7,
             imagenet_v2_topimages, imagenet_sketch, imagenet_a, imagenet_r and imagenet_o (outliers told from
@@ -103,7 +103,7 @@ class PredictConfig:
     """The most likely classes of images.
 
     Args:
-        checkpoint: .safetensors file that `attnorm train` wrote.
+        checkpoint: .safetensors file that `attnorm train` or `attnorm convert` wrote.
         input: an image, or a folder whose images are taken, with those of its subfolders.
         output: folder for predictions.json and one picture per image.
         device: auto takes a CUDA device where there is one.
