@@ -1,9 +1,10 @@
 """What a run reads: its settings. Imports nothing heavy, since the command line takes its flags from here."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from attnorm.data.coco_config import DETECTION, CocoConfig
 from attnorm.errors import ConfigError, DataError
 
 BUILTIN = ("digits", "fashion_mnist", "cifar10", "cifar100")
@@ -37,7 +38,8 @@ class DataConfig:
             folder or the one that holds it; for imagenet_real the one of imagenet, with real.json if it is there);
             "tar:" (train.tar, val.tar, or folders of that name with tars in them; <class>/<image> inside), "wds:"
             (local WebDataset shards, images with .cls labels) or "hfds:NAME" (a Hugging Face data set). A path that
-            follows "tar:" or "wds:" is taken within data_dir.
+            follows "tar:" or "wds:" is taken within data_dir. For detection: "coco" (any data set with COCO's JSON
+            files) and "shapes" (generated; nothing to download).
         data_dir: the folder that holds the data; not needed for digits; the cache folder for hfds.
         train_split: the part to train on. For the built-in sets "train"; else a folder's or a reader's split name.
         val_split: the part to evaluate on. None: the set's own ("test" for the built-in sets; the first of val,
@@ -54,6 +56,7 @@ class DataConfig:
         interpolation: nearest, bilinear or bicubic, wherever an image is resized (always with anti-aliasing).
         crop_pct: evaluation of files: the shorter side becomes round(image_size / crop_pct), of which the central
             square is taken. The built-in sets are not cut.
+        coco: for detection: the files of the data set and the augmentation of its images.
         max_bad_images: so many unreadable images are named and skipped (per part and process); one more stops the run.
     """
 
@@ -68,6 +71,7 @@ class DataConfig:
     interpolation: str = "bilinear"
     crop_pct: float = 0.875
     max_bad_images: int = 10
+    coco: CocoConfig = field(default_factory=CocoConfig)
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant.
@@ -80,8 +84,8 @@ class DataConfig:
                 f"dataset must allow random access, without which a run cannot be resumed exactly; {self.dataset} is "
                 "a stream: use hfds:, or export it as folders (folder), tar files (tar:) or shards (wds:)"
             )
-        if self.dataset not in (*BUILTIN, "folder", *IMAGENET) and self.reader is None:
-            known = ", ".join((*BUILTIN, "folder", *IMAGENET, *(f"{r}:" for r in READERS)))
+        if self.dataset not in (*BUILTIN, "folder", *IMAGENET, *DETECTION) and self.reader is None:
+            known = ", ".join((*BUILTIN, "folder", *IMAGENET, *DETECTION, *(f"{r}:" for r in READERS)))
             raise ConfigError(f"dataset must be one of {known}; got {self.dataset!r}")
         if self.augment not in AUGMENT:
             raise ConfigError(f"augment must be one of {', '.join(AUGMENT)}; got {self.augment!r}")
