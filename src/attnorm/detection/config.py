@@ -25,8 +25,8 @@ class DetectorConfig:
         mask_norm: norm after the convolutions of the mask head, as fpn_norm.
         num_components: K of AN in the FPN and heads: one for all, or one for each of the four convolutions of a head
             (in the FPN, for each of the four levels, the finest first).
-        box_beta: where the box loss turns from quadratic to linear; the conventions' own when not given (modern 1/9,
-            v1 1).
+        box_beta: where the box loss turns from quadratic to linear, 0 for the absolute error; the conventions' own when
+            not given (modern 1/9, v1 1).
         class_agnostic: one box per proposal for all classes, rather than one per class; when not given only cascades.
         frozen_stages: stages of the backbone, the stem counted with the first, that do not train, statistics included;
             when not given 1 with pretrained weights, else 0.
@@ -95,10 +95,10 @@ class DetectorConfig:
         for name in ("score_threshold", "nms_threshold"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} must be from 0 to 1; got {getattr(self, name)}")
-        for name in ("box_beta", "anchor_scale"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
-                raise ConfigError(f"{name} must be above 0; got {value}")
+        if self.box_beta is not None and not 0 <= self.box_beta < float("inf"):
+            raise ConfigError(f"box_beta must be at least 0 (the absolute error); got {self.box_beta}")
+        if not 0 < self.anchor_scale < float("inf"):
+            raise ConfigError(f"anchor_scale must be above 0; got {self.anchor_scale}")
         if self.frozen_stages is not None and not 0 <= self.frozen_stages <= 4:
             raise ConfigError(f"frozen_stages must be from 0 to 4; got {self.frozen_stages}")
 
