@@ -1,0 +1,62 @@
+"""Which boxes of an image the heads learn from, and what each of them is told."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchvision.models.detection import _utils as matching
+from torchvision.ops import box_iou
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Boxes of one image that a stage learns from.
+
+    Attributes:
+        boxes: (n, 4).
+        labels: (n,) int64; 0: background.
+        matched: (n,) int64, index of the ground truth that the box stands for; -1: background.
+        is_truth: (n,) bool, whether the box is itself a ground truth that joined the proposals.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    matched: Tensor
+    is_truth: Tensor
+
+    @property
+    def positive(self) -> Tensor:
+        """(n,) bool: the boxes with an object."""
+        return self.labels > 0
+
+
+def draw_sample(
+    proposals: Tensor,
+    target: Mapping[str, Tensor],
+    matcher: Callable[[Tensor], Tensor],
+    sampler: matching.BalancedPositiveNegativeSampler,
+) -> Sample:
+    """Give the proposals of an image their ground truths, let those join, and draw as many as `sampler` says.
+
+    A ground truth that joins stands for itself. It is not matched, lest it be the best match of itself in a matcher
+    that gives a ground truth the proposals which overlap it best.
+
+    Args:
+        proposals: (n, 4).
+        target: `boxes` (g, 4) and `labels` (g,) of the ground truth; g may be 0.
+        matcher: From the overlaps (g, n) to the index of each proposal's ground truth; negative: none.
+        sampler: From a list of labels to masks of the chosen positives and negatives; random.
+    """
+    truths = target["boxes"].to(proposals)
+    none = torch.full((len(proposals),), -1, dtype=torch.int64, device=proposals.device)
+    overlap = len(truths) and len(proposals)
+    matched = matcher(box_iou(truths, proposals)) if overlap else none
+    matched = torch.cat((matched, torch.arange(len(truths), device=matched.device)))
+    labels = torch.zeros_like(matched)
+    labels[matched >= 0] = target["labels"][matched[matched >= 0]]
+    (positive,), (negative,) = sampler([labels])
+    drawn = torch.where(positive | negative)[0]
+    return Sample(
+        torch.cat((proposals, truths))[drawn], labels[drawn], matched[drawn], is_truth=drawn >= len(proposals)
+    )
