@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from attnorm.data.coco_config import DETECTION, CocoConfig
 from attnorm.data.config import BUILTIN, IMAGENET, DataConfig
 from attnorm.errors import ConfigError
 
@@ -16,10 +17,23 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
+    from attnorm.data.annotations import Category
+    from attnorm.data.coco import load_detection
+    from attnorm.data.detection_data import DetectionData
     from attnorm.data.image_data import ImageData
     from attnorm.data.loader import make_loader
 
-__all__ = ["DataConfig", "ImageData", "eval_transform", "load_data", "make_loader"]
+__all__ = [
+    "Category",
+    "CocoConfig",
+    "DataConfig",
+    "DetectionData",
+    "ImageData",
+    "eval_transform",
+    "load_data",
+    "load_detection",
+    "make_loader",
+]
 
 
 def load_data(
@@ -29,7 +43,7 @@ def load_data(
     *,
     id_dir: str | None = None,
 ) -> ImageData:
-    """Find, check and (for the built-in sets) read the data.
+    """Find, check and (for the built-in sets) read the data of a classification task; see also `load_detection`.
 
     Args:
         config: what to read.
@@ -43,6 +57,11 @@ def load_data(
         ConfigError: the settings cannot be followed.
         DataError: the data are missing, empty or damaged.
     """
+    if config.dataset in DETECTION:
+        raise ConfigError(
+            f"dataset {config.dataset} has boxes, which a detector learns; a classification network needs classes: "
+            "take a model mask_rcnn_..., faster_rcnn_... or cascade_mask_rcnn_..., or another dataset"
+        )
     if id_dir is not None and config.dataset != "imagenet_o":
         raise ConfigError(f"id_dir belongs to dataset imagenet_o; got it with {config.dataset}")
     if config.dataset in BUILTIN:
@@ -71,7 +90,13 @@ def eval_transform(
     return make(image_size, crop_pct, interpolation, in_chans)
 
 
-_HOMES = {"ImageData": "attnorm.data.image_data", "make_loader": "attnorm.data.loader"}
+_HOMES = {
+    "Category": "attnorm.data.annotations",
+    "DetectionData": "attnorm.data.detection_data",
+    "ImageData": "attnorm.data.image_data",
+    "load_detection": "attnorm.data.coco",
+    "make_loader": "attnorm.data.loader",
+}
 
 
 def __getattr__(name: str) -> Any:

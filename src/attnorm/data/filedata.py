@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import IO
@@ -15,13 +14,9 @@ from torch.utils.data import Dataset
 from attnorm.data.arrays import check_labels
 from attnorm.data.augment import SampleKey, augment_batch, erase, resized_crop_flip, sample_generator
 from attnorm.data.auto_augment import Policy
-from attnorm.data.config import shortened
+from attnorm.data.bad_images import BadImages, UnreadableImagesError
 from attnorm.data.images import RESAMPLE, eval_transform, read_image, to_tensor
 from attnorm.errors import DataError
-
-log = logging.getLogger("attnorm.data")
-
-_NAMED = 20  # so many files are named in a message
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,16 +34,6 @@ class Source:
     labels: Tensor
     names: list[str]
     open: Callable[[int], str | IO[bytes]]
-
-
-class UnreadableImagesError(DataError):
-    """More images are unreadable than `max_bad_images` allows."""
-
-    def __init__(self, message: str) -> None:
-        # A loader's worker process sends an exception back as a traceback's text, from which it is made again:
-        # keep the last line only, which is the message.
-        kind = f"{type(self).__module__}.{type(self).__name__}: "
-        super().__init__(message.strip().rsplit("\n", 1)[-1].removeprefix(kind))
 
 
 class FileDataset(Dataset[tuple[Tensor, int]]):
@@ -91,13 +76,11 @@ class FileDataset(Dataset[tuple[Tensor, int]]):
         check_labels(source.labels, len(source.classes), title)
         self.source, self.labels = source, source.labels
         self.augment, self.image_size, self.title = augment, image_size, title
-        self.max_bad_images = max_bad_images
         self._resample = RESAMPLE[interpolation]
         self._policy = Policy(aa, image_size=image_size, resample=self._resample, mean=mean) if aa else None
         self._reprob, self._fill = reprob, torch.tensor([round(255 * value) for value in mean], dtype=torch.uint8)
         self._transform = eval_transform(image_size, crop_pct, interpolation)
-        # Shared with the workers, so that the limit holds for all of them together.
-        self._bad = torch.zeros(len(self.labels), dtype=torch.bool).share_memory_()
+        self._bad = BadImages(source.names, max_bad_images, title)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -125,7 +108,7 @@ class FileDataset(Dataset[tuple[Tensor, int]]):
 
     def bad_files(self) -> list[str]:
         """The names of the images found unreadable so far, by this process and its workers."""
-        return [self.source.names[i] for i in self._bad.nonzero()[:, 0].tolist()]
+        return self._bad.names()
 
     def _augment(self, image: Image.Image, key: SampleKey) -> Tensor:
         rng = sample_generator(key)
@@ -139,12 +122,12 @@ class FileDataset(Dataset[tuple[Tensor, int]]):
         return erase(pixels, self._fill, rng) if self._reprob and rng.random() < self._reprob else pixels
 
     def _read(self, index: int) -> Image.Image | None:
-        if self._bad[index]:
+        if index in self._bad:
             return None
         try:
             return read_image(self.source.open(index))
         except (DataError, OSError) as error:
-            self._report(index, error)
+            self._bad.add(index, error)
             return None
 
     def _read_similar(self, index: int) -> Image.Image:
@@ -162,13 +145,3 @@ class FileDataset(Dataset[tuple[Tensor, int]]):
             f"{self.title}: class {self.source.classes[int(self.labels[index])]} must have a readable image; none of "
             f"its {len(same)} is, e.g. {self.source.names[index]}: mend or remove the class"
         )
-
-    def _report(self, index: int, error: Exception) -> None:
-        self._bad[index] = True
-        log.warning("skipped %s: %s", self.source.names[index], error)
-        bad = self.bad_files()
-        if len(bad) > self.max_bad_images:
-            raise UnreadableImagesError(
-                f"{self.title}: at most {self.max_bad_images} images may be unreadable (max_bad_images); "
-                f"found {len(bad)}: {shortened(bad, _NAMED)}; mend or remove them, or raise max_bad_images"
-            )

@@ -41,11 +41,17 @@ _DAMAGED = (
 )
 
 
-def read_image(file: str | IO[bytes], in_chans: int = 3) -> Image.Image:
+def read_image(file: str | IO[bytes], in_chans: int = 3, size: tuple[int, int] | None = None) -> Image.Image:
     """Read an image upright and in RGB (in_chans 3) or grey (in_chans 1), 8 bits.
 
     EXIF's orientation is applied; of an animation the first frame is taken; 16-bit grey is scaled to 8 bits; alpha is
     dropped, as torchvision and timm do.
+
+    Args:
+        file: a path or an open binary file.
+        in_chans: 3 or 1.
+        size: (width, height) that the image is said to have; where the stored image has it and the upright one has not,
+            the image stays as it is stored.
 
     Raises:
         DataError: the file is damaged, is no image, or claims more pixels than Pillow's decompression-bomb guard allows
@@ -58,7 +64,9 @@ def read_image(file: str | IO[bytes], in_chans: int = 3) -> Image.Image:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file) as image:
                 image.load()
-                return _convert(_upright(image), in_chans)
+                upright = _upright(image)
+                as_stored = size == image.size != upright.size
+                return _convert(image if as_stored else upright, in_chans)
     except _DAMAGED as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"not a readable image: {reason}") from error
