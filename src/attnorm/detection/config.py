@@ -97,8 +97,8 @@ class DetectorConfig:
                 raise ConfigError(f"{name} must be from 0 to 1; got {getattr(self, name)}")
         if self.box_beta is not None and not 0 <= self.box_beta < float("inf"):
             raise ConfigError(f"box_beta must be at least 0 (the absolute error); got {self.box_beta}")
-        if not 0 < self.anchor_scale < float("inf"):
-            raise ConfigError(f"anchor_scale must be above 0; got {self.anchor_scale}")
+        if not 0.5 <= self.anchor_scale < float("inf"):  # anchors have whole corners: smaller ones would have no area
+            raise ConfigError(f"anchor_scale must be at least 0.5; got {self.anchor_scale}")
         if self.frozen_stages is not None and not 0 <= self.frozen_stages <= 4:
             raise ConfigError(f"frozen_stages must be from 0 to 4; got {self.frozen_stages}")
 
