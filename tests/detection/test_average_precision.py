@@ -125,29 +125,30 @@ def test_the_size_of_a_mask_is_its_own(truth):
 @pytest.mark.parametrize(
     ("iou_type", "change", "message"),
     [
-        ("bbox", {"image_id": 6}, r"1 of unknown images \(image_id 6 in entry 1\)"),
+        ("bbox", {"image_id": 6}, r"1 entries of unknown images \(entry 1\)"),
         ("bbox", {"image_id": "5"}, "of unknown images"),
-        ("bbox", {"category_id": 1}, r"1 of unknown categories \(category_id 1 in entry 1\)"),
+        ("bbox", {"category_id": 1}, r"1 entries of unknown categories \(entry 1\)"),
         ("bbox", {"category_id": [7]}, "of unknown categories"),
-        ("bbox", {"bbox": [1, 2, 3]}, "whose bbox is not"),
-        ("bbox", {"bbox": [1, 2, 3, -1]}, "whose bbox is not"),
-        ("bbox", {"bbox": [1, 2, float("nan"), 4]}, "whose bbox is not"),
-        ("bbox", {"score": float("inf")}, r"1 without a finite score \(entry 1\)"),
+        ("bbox", {"bbox": None}, "without bbox"),
+        ("bbox", {"bbox": [1, 2, 3]}, "boxes that are not"),
+        ("bbox", {"bbox": [1, 2, 3, -1]}, "boxes that are not"),
+        ("bbox", {"bbox": [1, 2, float("nan"), 4]}, "boxes that are not"),
+        ("bbox", {"score": float("inf")}, r"1 entries without a finite score \(entry 1\)"),
         ("bbox", {"score": 10**400}, "without a finite score"),
         ("bbox", {"score": "0.5"}, "without a finite score"),
-        ("segm", {"segmentation": {"size": [80, 100], "counts": "5"}}, r"must be \[100, 80\].*got \[80, 100\]"),
-        ("segm", {"segmentation": {"size": [100, 80], "counts": "5"}}, "cover the image's 8000 pixels"),
-        ("segm", {"segmentation": {"size": [100, 80], "counts": "PPP\x7f"}}, "damaged"),
-        ("segm", {"segmentation": {"size": [100, 80], "counts": "o" * 50}}, "damaged"),
-        ("segm", {"segmentation": {"size": [100, 80], "counts": "ä"}}, "damaged"),
-        ("segm", {"segmentation": {"size": [100, 80], "counts": ""}}, "damaged"),
-        ("segm", {"segmentation": {"size": [100, 80], "counts": [-1, 8001]}}, "whole numbers"),
-        ("segm", {"segmentation": {"size": [100, 80], "counts": [10**30]}}, "whole numbers"),
-        ("segm", {"segmentation": {"size": [100, 80]}}, "needs counts"),
-        ("segm", {"segmentation": []}, "polygons"),
-        ("segm", {"segmentation": [[1, 1, 2, 2]]}, "three points"),
-        ("segm", {"segmentation": [[1, 1, 2, 2, 1e9, 0]]}, "polygons"),
-        ("segm", {"segmentation": None}, "polygons"),
+        ("segm", {"segmentation": {"size": [80, 100], "counts": "5"}}, "RLEs of another size than the image"),
+        ("segm", {"segmentation": {"size": [100, 80], "counts": "5"}}, "RLEs whose runs do not make up the image"),
+        ("segm", {"segmentation": {"size": [100, 80], "counts": "PPP\x7f"}}, "do not make up"),
+        ("segm", {"segmentation": {"size": [100, 80], "counts": "o" * 50}}, "do not make up"),
+        ("segm", {"segmentation": {"size": [100, 80], "counts": "ä"}}, "do not make up"),
+        ("segm", {"segmentation": {"size": [100, 80], "counts": ""}}, "do not make up"),
+        ("segm", {"segmentation": {"size": [100, 80], "counts": [-1, 8001]}}, "do not make up"),
+        ("segm", {"segmentation": {"size": [100, 80], "counts": [10**30]}}, "do not make up"),
+        ("segm", {"segmentation": {"size": [100, 80]}}, "do not make up"),
+        ("segm", {"segmentation": []}, "without segmentation"),
+        ("segm", {"segmentation": [[1, 1, 2, 2]]}, "polygons with fewer than 6 numbers"),
+        ("segm", {"segmentation": [[1, 1, 2, 2, 1e9, 0]]}, "polygons that leave the image"),
+        ("segm", {"segmentation": "polygon"}, "neither polygons nor RLE"),
     ],
 )  # fmt: skip
 def test_damaged_results_are_refused(truth, iou_type, change, message):
@@ -158,19 +159,18 @@ def test_damaged_results_are_refused(truth, iou_type, change, message):
 
 
 def test_all_that_is_wrong_is_said_at_once(truth):
-    results = [result(image_id=n) for n in range(5)] + [{"image_id": 5}, 3, result(score=None)]
+    results = [result(image_id=n) for n in range(3)] + [{"image_id": 5}, 3, result(score=None)]
     with pytest.raises(DataError) as caught:
         average_precision(truth, results, "bbox")
     text = str(caught.value)
-    assert "5 of unknown images (image_id 0 in entry 0, image_id 1 in entry 1, image_id 2 in entry 2, ...)" in text
-    assert "1 of unknown categories (category_id None in entry 5); 1 that are no objects (entry 6)" in text
-    assert "1 without a finite score (entry 7)" in text
+    assert "3 entries of unknown images (entry 0, entry 1, entry 2); 1 entries of unknown categories (entry 3)" in text
+    assert "1 entries that are no objects (entry 4); 1 entries without a finite score (entry 5)" in text
 
 
 def test_boxes_given_for_masks(truth):
     boxes = result()
     del boxes["segmentation"]
-    with pytest.raises(DataError, match=r"COCO results \(segm\).*1 without segmentation \(entry 0\)"):
+    with pytest.raises(DataError, match=r"COCO results \(segm\).*1 entries without segmentation \(entry 0\)"):
         average_precision(truth, [boxes], "segm")
 
 
@@ -182,13 +182,28 @@ def test_boxes_given_for_masks(truth):
         ({"categories": []}, "empty list"),
         ({"images": [{"id": 5, "height": 100, "width": 80}] * 2}, r"images without an id of their own \(images\[1\]\)"),
         ({"images": [{"id": 5, "height": 100}, {"id": 9}]}, "2 images without height and width"),
-        ({"annotations": [{"image_id": 5, "category_id": 7, "segmentation": [SQUARE]}]}, "without a finite area"),
-        ({"annotations": [{"image_id": 1}]}, "1 of unknown images"),
+        ({"annotations": [result(area="large")]}, "without a finite area"),
+        ({"annotations": [result(iscrowd="no")]}, "an iscrowd other than 0 and 1"),
+        ({"annotations": [{"image_id": 1}]}, "1 entries of unknown images"),
     ],
 )
 def test_damaged_ground_truth_is_refused(truth, change, message):
     with pytest.raises(DataError, match=message):
         average_precision(truth | change, [], "segm")
+
+
+@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
+def test_an_area_that_is_not_given_is_the_masks(truth, iou_type):
+    """An L of 60 x 60 less 50 x 50 pixels, 1100 in all, is of medium size, and so is its box; less 55 x 55 is small."""
+    del truth["annotations"][0]["area"]
+    for side, size, other in ((50, "APm", "APs"), (55, "APs", "APm")):
+        corner = 70 - side
+        shape = [[10, 10, 70, 10, 70, corner, corner, corner, corner, 70, 10, 70]]
+        truth["annotations"][0] |= {"bbox": [10, 10, 60, 60], "segmentation": shape}
+        found = average_precision(truth, [result(bbox=[10, 10, 60, 60], segmentation=shape)], iou_type)
+        assert (found[size], found[other]) == (pytest.approx(1), None)
+    del truth["annotations"][0]["segmentation"]
+    assert average_precision(truth, [], "bbox")["APm"] == 0
 
 
 def test_files_are_named(truth, tmp_path):

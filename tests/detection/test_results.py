@@ -8,7 +8,6 @@ from pycocotools import mask as oracle
 from attnorm.detection import results
 from attnorm.detection.conventions import conventions
 from attnorm.detection.results import coco_results, mask_rles
-from attnorm.detection.run_lengths import run_lengths
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # within pycocotools
 
@@ -82,16 +81,3 @@ def test_few_masks_are_pasted_at_once(monkeypatch, size, most):
     assert max(pasted) == most
     assert sum(pasted) == 11
     assert mask_rles(torch.zeros(0, 2, 2), boxes[:0], size, paste) == []
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_run_lengths(seed):
-    """Of random masks of several densities: the compressed text read back gives the lengths counted in the pixels."""
-    random = np.random.default_rng(seed)
-    pixels = random.random((37, 400)) < (0.001, 0.02, 0.5, 0.98, 1.0)[seed]
-    line = pixels.T.ravel()
-    changes = np.flatnonzero(np.diff(line)) + 1
-    lengths = np.diff(np.concatenate([[0], changes, [line.size]]))
-    expected = [*([0] if line[0] else []), *lengths]
-    text = oracle.encode(np.asfortranarray(pixels, dtype=np.uint8))["counts"]
-    assert run_lengths(text).tolist() == run_lengths(text.decode()).tolist() == expected

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
-from attnorm.detection.coco_files import Entry
+from attnorm.data.coco_masks import encode
+from attnorm.detection.coco_entries import Entry
 
 Paste = Callable[[Tensor, Tensor, tuple[int, int]], Tensor]
 MASK_THRESHOLD = 0.5  # a pixel belongs to a mask when its probability is above
@@ -55,11 +55,8 @@ def mask_rles(probabilities: Tensor, boxes: Tensor, size: tuple[int, int], paste
         size: (height, width) of the image.
         paste: as in `coco_results`.
     """
-    from faster_coco_eval.core import mask
-
     few = max(1, PIXELS_AT_ONCE // (size[0] * size[1]))
     rles: list[Entry] = []
     for some, where in zip(probabilities.float().split(few), boxes.split(few), strict=True):
-        pixels = (paste(some, where, size) > MASK_THRESHOLD).to("cpu").numpy().astype(np.uint8)
-        rles += mask.encode(np.asfortranarray(pixels.transpose(1, 2, 0)))
-    return [{"size": list(rle["size"]), "counts": rle["counts"].decode()} for rle in rles]
+        rles += encode((paste(some, where, size) > MASK_THRESHOLD).cpu())
+    return rles
