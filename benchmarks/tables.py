@@ -6,7 +6,7 @@ from typing import Any
 from benchmarks.contenders import CONTENDERS
 from benchmarks.results_table import markdown_table
 from benchmarks.step_cost import BACKWARD, FORWARD
-from benchmarks.targets import FAMILY_TARGETS, GPU_TARGETS, LAYER_TARGETS, NETWORK_TARGETS, Target
+from benchmarks.targets import DETECTOR_TARGETS, FAMILY_TARGETS, GPU_TARGETS, LAYER_TARGETS, NETWORK_TARGETS, Target
 
 Row = Mapping[str, Any]
 LAYER_COLUMNS = {
@@ -207,6 +207,31 @@ def family_ratios(record: Row) -> str:
     return markdown_table(["ratio of times", "layout", "measured"], sorted(lines))
 
 
+def detector_ratios(record: Row) -> str:
+    """A detector's price: AN's beside BatchNorm's, and both beside torchvision's detector, with their targets."""
+    modes = {"train": "training", "fine_tune": "fine-tuning", "eval": "evaluation"}
+    pairs = {"an_bn": "AN / BN", "an_torchvision": "AN / torchvision's", "bn_torchvision": "BN / torchvision's"}
+    lines: list[list[str]] = []
+    for row in record["rows"]:
+        for key, value in row["ratios"].items():
+            pair = pairs[key.removesuffix("_" + row["kind"])]
+            measured = ratio(value, 3, DETECTOR_TARGETS.get(key))
+            lines.append([f"{pair}, {modes[row['kind']]}", row["layout"], measured])
+    return markdown_table(["ratio of times", "layout", "measured"], lines)
+
+
+def detector_times(record: Row) -> str:
+    """Milliseconds per step and parameters of the detectors."""
+    modes = {"train": "training", "fine_tune": "fine-tuning", "eval": "evaluation"}
+    lines = [
+        [f"{name}, {row['layout']}, {modes[row['kind']]}",
+         milliseconds(cost["eval_ms" if row["kind"] == "eval" else "train_ms"]), f"{cost['parameters'] / 1e6:.2f}"]
+        for row in record["rows"]
+        for name, cost in row["networks"].items()
+    ]  # fmt: skip
+    return markdown_table(["detector", "ms per step", "parameters, M"], lines)
+
+
 def _kept(name: str, part: float) -> str:
     target = NETWORK_TARGETS["saved_an_bn"]
     return f" ({target}: {'met' if target.met(part) else 'missed'})" if name == "resnet50_an" else ""
@@ -251,6 +276,9 @@ TABLES: dict[str, tuple[str | None, Callable[[Row], str]]] = {
     "network_provenance": ("network-cost", provenance),
     "family_ratios": ("families-cost", family_ratios),
     "family_provenance": ("families-cost", provenance),
+    "detector_ratios": ("detector-cost", detector_ratios),
+    "detector_times": ("detector-cost", detector_times),
+    "detector_provenance": ("detector-cost", provenance),
     "gpu": ("gpu-cost", gpu),
     "gpu_provenance": ("gpu-cost", provenance),
 }

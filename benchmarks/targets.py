@@ -72,6 +72,11 @@ FAMILY_TARGETS = {
     ("aognet_12m_an", "plain_train"): Target(1.0),
     ("aognet_12m_an", "plain_eval"): Target(1.0),
 }
+# Mask R-CNN ResNet-50 FPN: AN over BatchNorm, and over torchvision's detector built alike.
+DETECTOR_TARGETS = {
+    **{f"an_bn_{kind}": Target(1.03) for kind in ("train", "fine_tune", "eval")},
+    **{f"an_torchvision_{kind}": Target(1.02) for kind in ("train", "eval")},
+}
 # bfloat16, channels_last, batch 256.
 GPU_TARGETS = {
     "an_bn_train": Target(1.05),
