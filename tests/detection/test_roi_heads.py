@@ -11,7 +11,7 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.models.detection.roi_heads import RoIHeads as TorchvisionRoIHeads
 
 from attnorm.detection.config import DetectorConfig
-from attnorm.detection.conventions import Modern, conventions
+from attnorm.detection.conventions import V1, Modern, conventions
 from attnorm.detection.roi_heads import BoxStage, MaskBranch, RoIHeads
 from attnorm.detection.sampling import draw_sample
 from attnorm.errors import ConfigError
@@ -215,6 +215,46 @@ def test_only_masks_of_drawn_boxes_are_read():
     _, losses = run(heads, [FAR] * 60, target)
     assert seen == [16]
     assert all(torch.isfinite(loss) for loss in losses.values())
+
+
+def test_boxes_are_float32_whatever_the_layers_compute_in():
+    """bfloat16 would make 1000 of 1001.25. The object's logit 1.0 is exact in it."""
+    one = stage([0.0, 1.0], [0.0] * 4).bfloat16()
+    heads = heads_with([one], geometry=MODERN, num_classes=2).eval()
+    box = torch.tensor([[1001.25, 3.5, 1040.75, 33.0]])
+    (found,), _ = heads({}, [box], [(1200, 1200)], [1.0])
+    torch.testing.assert_close(found["boxes"], box)
+    assert found["scores"].item() == pytest.approx(1 / (1 + math.exp(-1)), rel=1e-6)
+
+
+def test_v1_gives_an_object_its_best_proposal():
+    """The first proposal is the best of object A, 17 / 23, and overlaps B more, 18 / 22; the second is B itself.
+
+    v1 gives the first to A. The objects join afterwards: as proposals they would be the best of themselves.
+    """
+    truths = torch.tensor([[0.0, 0.0, 20.0, 10.0], [5.0, 0.0, 25.0, 10.0]])
+    target = {"boxes": truths, "labels": torch.tensor([1, 2])}
+    proposals = torch.tensor([[3.0, 0.0, 23.0, 10.0], [5.0, 0.0, 25.0, 10.0]])
+    for geometry, expected in ((MODERN, [2, 2, 1, 2]), (V1(), [1, 2, 1, 2])):
+        heads = heads_with([stage([0.0] * 3, [0.0] * 4)], geometry=geometry, num_classes=3)
+        sample = draw_sample(proposals, target, heads.matchers[0], heads.sampler)
+        assert sample.labels.tolist() == expected
+        assert sample.matched.tolist() == [label - 1 for label in expected]
+
+
+def test_v1_suppresses_in_the_original_image_and_keeps_boxes_of_any_size():
+    """Boxes 19 pixels wide, 6.5 apart, in an image resized by 2, where the last pixel at 18 was at 9.
+
+    Original: 10 wide, 3.25 apart, overlap 6.75 / 13.25 > 0.5. At the resized scale it would be 12.5 / 25.5, below, as
+    without resizing. The box outside the image keeps its last column, (99, 20, 100, 40).
+    """
+    boxes = [[0.0, 0.0, 19.0, 19.0], [6.5, 0.0, 25.5, 19.0], [104.0, 20.0, 140.0, 40.0]]
+    rows = [[0.0, 3.0], [0.0, 2.0], [0.0, 1.0]]
+    heads = heads_with([stage(rows, [0.0] * 4)], geometry=V1(), num_classes=2).eval()
+    outside = [99.0, 20.0, 100.0, 40.0]
+    for scale, expected in ((1.0, [boxes[0], boxes[1], outside]), (2.0, [boxes[0], outside])):
+        (found,), _ = run(heads, boxes, scale=scale)
+        assert found["boxes"].tolist() == expected
 
 
 def test_what_cannot_be_meant_is_refused():

@@ -26,11 +26,11 @@ from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 
 from attnorm.detection.config import DetectorConfig
 from attnorm.detection.conventions import Modern, Size
+from attnorm.detection.heads import BOX_SIZE, MASK_SIZE
 from attnorm.detection.sampling import Sample, draw_sample
 from attnorm.errors import ConfigError
 
 POSITIVE_FRACTION = 0.25  # of a sample at most
-BOX_BINS, MASK_BINS = 7, 14  # cells on a side that a region's features are pooled to
 
 Target = Mapping[str, Tensor]
 Features = Mapping[str, Tensor]
@@ -117,8 +117,8 @@ class RoIHeads(nn.Module):
         self.stages, self.masks = nn.ModuleList(stages), nn.ModuleList(masks)
         self.conventions, self.config = conventions, config
         self.num_classes, self.class_agnostic, self.box_beta = num_classes, class_agnostic, box_beta
-        self.box_pooler = conventions.pooler(BOX_BINS)
-        self.mask_pooler = conventions.pooler(MASK_BINS)
+        self.box_pooler = conventions.pooler(BOX_SIZE)
+        self.mask_pooler = conventions.pooler(MASK_SIZE)
         self.coders = [conventions.coder(stage.std) for stage in stages]
         self.matchers = [conventions.box_matcher(stage.iou) for stage in stages]
         self.sampler = BalancedPositiveNegativeSampler(config.box_samples, POSITIVE_FRACTION)
