@@ -61,6 +61,14 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
             raise DataError(f"{self.annotations.files[index]} is not a readable image")
         return images[0], targets[0]
 
+    def image(self, index: int) -> Image.Image:
+        """An image itself, in RGB.
+
+        Raises:
+            DataError: it is unreadable.
+        """
+        return self._read_image(index)
+
     def __getitems__(self, keys: Sequence[int | SampleKey]) -> tuple[list[Tensor], list[Target]]:
         """A batch: images, uint8 (3, H, W) each of its own size, and a target for each, see `Annotations.target`."""
         pairs = [pair for key in keys if (pair := self._pair(key)) is not None]

@@ -6,8 +6,9 @@ import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
-from torch import Tensor, distributed
+from torch import distributed
 from torch.utils.data import IterableDataset, Sampler
 
 from attnorm.data.augment import SampleKey, epoch_order
@@ -16,6 +17,7 @@ from attnorm.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from torchdata.stateful_dataloader import StatefulDataLoader
 
+    from attnorm.data.detection_data import DetectionDataset
     from attnorm.data.image_data import BatchDataset
 
 
@@ -31,12 +33,25 @@ class TrainSampler(Sampler[SampleKey]):
         seed: at least 0.
         rank: this process.
         world_size: the number of processes.
+        groups: for each sample the number of its group, (count,): the batches of all processes are then of one group
+            each, see `grouped_order`. None: no groups.
+        batch_size: per process; matters with groups only.
     """
 
-    def __init__(self, count: int, *, seed: int, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self,
+        count: int,
+        *,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        groups: np.ndarray | None = None,
+        batch_size: int = 1,
+    ) -> None:
         if seed < 0:
             raise ConfigError(f"seed must be at least 0; got {seed}")
         self.count, self.seed, self.rank, self.world_size = count, seed, rank, world_size
+        self.groups, self.batch_size = groups, batch_size
         self.epoch: int | None = None
 
     def set_epoch(self, epoch: int) -> None:
@@ -59,7 +74,10 @@ class _TrainOrder(Iterator[SampleKey]):
 
     def _start(self, epoch: int, position: int) -> None:
         s = self.sampler
-        order = epoch_order(s.count, s.seed, epoch)[: len(s) * s.world_size]
+        order = epoch_order(s.count, s.seed, epoch)
+        if s.groups is not None:
+            order = grouped_order(order, s.groups, s.batch_size * s.world_size)
+        order = order[: len(s) * s.world_size]
         self.order: list[int] = order[s.rank :: s.world_size].tolist()
         self.epoch, self.position = epoch, position
 
@@ -71,7 +89,8 @@ class _TrainOrder(Iterator[SampleKey]):
 
     def _identity(self) -> dict[str, int]:
         s = self.sampler
-        return {"count": s.count, "seed": s.seed, "world_size": s.world_size}
+        batch_size = 0 if s.groups is None else s.batch_size  # the order depends on it in groups only
+        return {"count": s.count, "seed": s.seed, "world_size": s.world_size, "grouped_batch_size": batch_size}
 
     def state_dict(self) -> dict[str, int]:
         return {"epoch": self.epoch, "position": self.position, **self._identity()}
@@ -85,13 +104,36 @@ class _TrainOrder(Iterator[SampleKey]):
             DataError: the state was taken with other data, another seed or another number of processes.
         """
         for name, here in self._identity().items():
-            if state[name] != here:
+            there = state.get(name, 0)  # checkpoints from before there were groups do not have that number
+            if there != here:
                 raise DataError(
-                    f"a run can only be resumed in mid-epoch with the same {name}: the checkpoint has {state[name]}, "
+                    f"a run can only be resumed in mid-epoch with the same {name}: the checkpoint has {there}, "
                     f"this run {here}; use the same settings, or resume from a checkpoint at an epoch's end"
                 )
         if self.sampler.epoch in (None, state["epoch"]):
             self._start(state["epoch"], state["position"])
+
+
+def grouped_order(order: np.ndarray, groups: np.ndarray, size: int) -> np.ndarray:
+    """Rearrange an order so that every `size` samples in a row are of one group.
+
+    Such a row comes where its last sample would have come. What does not fill a row lies at the end, mixed.
+
+    Args:
+        order: a permutation of the samples, (N,).
+        groups: for each sample the number of its group, (N,).
+        size: samples in a row.
+    """
+    rows: list[np.ndarray] = []
+    rest: list[np.ndarray] = []
+    for group in np.unique(groups):
+        places = np.flatnonzero(groups[order] == group)
+        full = len(places) // size * size
+        rows.append(places[:full].reshape(-1, size))
+        rest.append(places[full:])
+    whole = np.concatenate(rows)
+    whole = whole[np.argsort(whole[:, -1])]
+    return order[np.concatenate([whole.ravel(), np.sort(np.concatenate(rest))])]
 
 
 class EvalSampler(Sampler[int]):
@@ -108,22 +150,22 @@ class EvalSampler(Sampler[int]):
 
 
 def make_loader(
-    dataset: BatchDataset | IterableDataset[Any],
+    dataset: BatchDataset | DetectionDataset | IterableDataset[Any],
     *,
     batch_size: int,
     train: bool,
     seed: int = 0,
     workers: int = 0,
     drop_last: bool | None = None,
-) -> StatefulDataLoader[tuple[Tensor, Tensor]]:
-    """Batches of (images uint8 (B, C, H, W), labels int64 (B,)).
+) -> StatefulDataLoader[Any]:
+    """Batches of (images uint8 (B, C, H, W), labels int64 (B,)); of a `DetectionDataset` lists of images and targets.
 
     With torch.distributed initialised, each process gets its own part: in training all the same number of batches, in
     evaluation every sample exactly once over all processes (so the last batches may differ in size and number).
     Lightning must be told `use_distributed_sampler=False`. Its `set_epoch` is called on `loader.sampler`.
 
     Args:
-        dataset: a part of an `ImageData`.
+        dataset: a part of an `ImageData` or of a `DetectionData`, whose images in training are batched by their groups.
         batch_size: images per batch and process.
         train: shuffled and augmented by (seed, epoch), else in order and plain.
         seed: of order and augmentation, at least 0; unused in evaluation.
@@ -138,7 +180,7 @@ def make_loader(
     if batch_size < 1 or workers < 0:
         raise ConfigError(f"batch_size must be at least 1 and workers at least 0; got {batch_size} and {workers}")
     drop_last = train if drop_last is None else drop_last
-    sampler = None if isinstance(dataset, IterableDataset) else _sampler(dataset, train, seed)
+    sampler = None if isinstance(dataset, IterableDataset) else _sampler(dataset, train, seed, batch_size)
     if sampler is not None and drop_last and len(sampler) < batch_size:
         raise ConfigError(
             f"batch_size must be at most {len(sampler)}, the number of images per process, when an incomplete batch is "
@@ -159,15 +201,20 @@ def make_loader(
         )
 
 
-def _sampler(dataset: BatchDataset, train: bool, seed: int) -> TrainSampler | EvalSampler:
+def _sampler(
+    dataset: BatchDataset | DetectionDataset, train: bool, seed: int, batch_size: int
+) -> TrainSampler | EvalSampler:
     rank, world_size = 0, 1
     if distributed.is_available() and distributed.is_initialized():
         rank, world_size = distributed.get_rank(), distributed.get_world_size()
     if train:
-        return TrainSampler(len(dataset), seed=seed, rank=rank, world_size=world_size)
+        groups: np.ndarray | None = getattr(dataset, "groups", None)  # data sets of images of one size have none
+        return TrainSampler(
+            len(dataset), seed=seed, rank=rank, world_size=world_size, groups=groups, batch_size=batch_size
+        )
     return EvalSampler(len(dataset), rank=rank, world_size=world_size)
 
 
-def _as_it_is(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def _as_it_is(batch: Any) -> Any:
     """The data sets make whole batches themselves."""
     return batch
