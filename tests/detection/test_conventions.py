@@ -15,9 +15,11 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 from torchvision.ops import MultiScaleRoIAlign
 
+from attnorm.detection.config import DetectorConfig
 from attnorm.detection.conventions import STRIDES, V1, Modern, conventions
 from attnorm.detection.poolers import region_levels
 from attnorm.detection.v1 import crop_masks
+from attnorm.errors import ConfigError
 from tests.shared import shared_file
 
 LAST_PIXEL = torch.tensor([0.0, 0.0, 1.0, 1.0], dtype=torch.float64)  # from a box that ends with it to one of ours
@@ -81,6 +83,15 @@ def test_anchors_do_not_lose_pixels_to_half_precision(scheme: Modern) -> None:
     maps = [(1, 301), (1, 1), (1, 1), (1, 1), (1, 1)]
     exact = anchors_of(scheme.anchors(8), (32, 1216), maps)
     assert_close(anchors_of(scheme.anchors(8), (32, 1216), maps, torch.bfloat16), exact, rtol=0, atol=0)
+
+
+def test_the_smallest_anchors_have_an_area_and_smaller_ones_are_refused() -> None:
+    # 1.41 by 2.83 pixels round 1.5 in v1, round 0 in torchvision's; half a side is 0.2 and 0.9, 0.7 and 1.4.
+    maps = [(1, 1)] * 5
+    assert anchors_of(V1().anchors(0.5), (32, 32), maps)[2].tolist() == [1, 1, 3, 3]
+    assert anchors_of(Modern().anchors(0.5), (32, 32), maps)[2].tolist() == [-1, -1, 1, 1]
+    with pytest.raises(ConfigError, match=r"anchor_scale must be at least 0\.5; got 0\.4"):
+        DetectorConfig(anchor_scale=0.4)
 
 
 # Box deltas

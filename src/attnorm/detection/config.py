@@ -139,3 +139,8 @@ def split_name(name: str) -> tuple[str, str]:
 def is_detector(name: str) -> bool:
     """Whether a name is a detector's rather than a classification network's."""
     return name.startswith(tuple(f"{kind}_" for kind in KINDS))
+
+
+def finds_masks(name: str) -> bool:
+    """Whether a detector of that name finds masks as well as boxes."""
+    return split_name(name)[0] != "faster_rcnn"

@@ -1,9 +1,8 @@
 """torchvision's conventions: where pixels, boxes, anchors and masks lie. Each method is one of them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.detection import _utils as matching
@@ -58,9 +57,9 @@ class Modern:
         """Boxes (n, 4) of the resized image in the original one."""
         return resize_boxes(boxes, list(size), list(original))
 
-    def learnable(self, boxes: Tensor, area: Tensor | None) -> Tensor:
-        """Which ground truths (n, 4) of an original image, of `area` (n,) if known, training uses: a mask (n,)."""
-        return torch.ones(len(boxes), dtype=torch.bool, device=boxes.device)
+    def learnable(self, target: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The ground truth of an original image that training uses: all of it."""
+        return dict(target)
 
     def anchors(self, scale: float = 8.0) -> Anchors:
         """Generator of anchors, called with an ImageList and the feature maps; `scale` in strides."""

@@ -12,7 +12,6 @@ from attnorm.detection.config import DetectorConfig
 from attnorm.detection.modern import Modern, Size
 
 DIVISOR = 32  # sides of a batch are multiples of the coarsest stride of the backbone
-PER_OBJECT = ("boxes", "labels", "masks", "area", "iscrowd")  # entries of a target with a row for each object
 
 
 @dataclass(frozen=True)
@@ -121,8 +120,7 @@ class Transform(nn.Module):
     def _resize_target(
         self, target: Mapping[str, Tensor], original: Size, size: Size, scale: float
     ) -> dict[str, Tensor]:
-        kept = self.conventions.learnable(target["boxes"], target.get("area"))
-        chosen = {key: value[kept] if key in PER_OBJECT else value for key, value in target.items()}
+        chosen = self.conventions.learnable(target)
         chosen["boxes"] = self.conventions.resize_boxes(chosen["boxes"].float(), original, size, scale)
         if "masks" in chosen:
             chosen["masks"] = F.interpolate(chosen["masks"][:, None].byte(), size)[:, 0]

@@ -4,7 +4,7 @@ Those count the last pixel as inside a box: (x1, y1, x2, y2) is x2 - x1 + 1 wide
 (x1, y1, x2 + 1, y2 + 1), so that widths, overlaps and deltas agree. What still differs from torchvision is here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,8 @@ from torchvision.ops import batched_nms
 from attnorm.detection.anchors import V1Anchors
 from attnorm.detection.modern import Coder, Modern, Size
 from attnorm.detection.poolers import V1Pooler
+
+PER_OBJECT = ("boxes", "labels", "masks", "area", "iscrowd")  # entries of a target with a row for each object
 
 
 class V1Coder(Coder):
@@ -80,10 +82,13 @@ class V1(Modern):
         first, last = boxes[:, :2], boxes[:, 2:] - 1
         return torch.cat((first / scale, last / scale + 1), dim=1)
 
-    def learnable(self, boxes: Tensor, area: Tensor | None) -> Tensor:
-        """Those of at least one pixel on each side (float32 may make a little less of one) and with an area."""
-        large = (boxes[:, 2:] - boxes[:, :2] > 0.999).all(dim=1)
-        return large if area is None else large & (area > 0)
+    def learnable(self, target: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Objects of at least one pixel on each side (float32 may make a little less of one) and with an area."""
+        boxes = target["boxes"]
+        kept = (boxes[:, 2:] - boxes[:, :2] > 0.999).all(dim=1)
+        if "area" in target:
+            kept &= target["area"] > 0
+        return {key: value[kept] if key in PER_OBJECT else value for key, value in target.items()}
 
     def anchors(self, scale: float = 8.0) -> V1Anchors:
         """Anchors with whole corners."""
