@@ -90,7 +90,7 @@ def take_weights(model: nn.Module, source: str | Path | Mapping[str, Tensor], *,
             model.load_state_dict({key: entries[pairs[key]] for key in report.taken}, strict=False)
             return report
         shown = _first([f"{key} {report.other_shape.get(key, 'missing')}" for key in misfits])
-        problem = problem or f"{len(misfits)} of {len(needed)} entries have no counterpart ({shown})"
+        problem = problem or f"{len(misfits)} of its {len(needed)} entries do not fit ({shown})"
     raise CheckpointError(
         f"{name} must have the weights of the whole backbone, but {problem}; take a checkpoint of the same network"
     )

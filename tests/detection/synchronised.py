@@ -1,0 +1,33 @@
+"""A backbone with norms that are synchronised, in each of two processes; a module that every process imports anew."""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from attnorm.detection.backbone import Backbone
+from attnorm.detection.config import DetectorConfig
+
+
+def whole_batch() -> Tensor:
+    """Two images."""
+    torch.manual_seed(1)
+    return torch.randn(2, 3, 64, 64) + torch.tensor([0.0, 2.0]).view(2, 1, 1, 1)
+
+
+def step(net: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    """Levels of the pyramid and running statistics after a pass in training, from parameters that a seed gives."""
+    torch.manual_seed(0)
+    for parameter in net.parameters():
+        nn.init.uniform_(parameter, -0.1, 0.1)
+    levels = net.train()(x)
+    return {f"level {name}": level.detach() for name, level in levels.items()} | dict(net.named_buffers())
+
+
+def process(rank: int, port: int, results) -> None:
+    """Take one of the images through the synchronised network; put the outcome into the queue."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"tcp://localhost:{port}", rank=rank, world_size=2)
+    found = step(Backbone("resnet18_an", DetectorConfig(norm_policy="sync")), whole_batch()[rank : rank + 1])
+    results.put((rank, {name: value.numpy() for name, value in found.items()}))
+    dist.barrier()
+    dist.destroy_process_group()
