@@ -40,7 +40,8 @@ def draw_sample(
     """Give the proposals of an image their ground truths, let those join, and draw as many as `sampler` says.
 
     A ground truth that joins stands for itself. It is not matched, lest it be the best match of itself in a matcher
-    that gives a ground truth the proposals which overlap it best.
+    that gives a ground truth the proposals which overlap it best. Of several objects with the same box each keeps its
+    label, where torchvision gives all their boxes to the first: the one difference from its sampling.
 
     Args:
         proposals: (n, 4).
