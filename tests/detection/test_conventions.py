@@ -142,6 +142,11 @@ def test_v1_levels_are_the_authors(vectors: dict[str, Any]) -> None:
     assert region_levels(boxes).tolist() == [row["level"] for row in vectors["levels"]]
 
 
+def test_v1_levels_forgive_a_millionth_of_the_side() -> None:
+    boxes = torch.tensor([[0.0, 0, side, side] for side in (111.99997, 111.999)])
+    assert region_levels(boxes).tolist() == [1, 0]
+
+
 def test_v1_regions_are_the_authors(vectors: dict[str, Any]) -> None:
     case = vectors["roi_align"]
     features = torch.tensor(case["features"], dtype=torch.float64)[None]
