@@ -6,6 +6,7 @@ Nothing heavy is imported before a command runs, so that the help answers at onc
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from attnorm import __version__
 from attnorm.errors import ConfigError, JobError
@@ -31,7 +32,8 @@ def _models(arguments: Sequence[str]) -> int:
 
 def _train(arguments: Sequence[str]) -> int:
     from attnorm.options import parse_settings
-    from attnorm.training.config import TrainConfig, check_recipe
+    from attnorm.training.checks import check_recipe
+    from attnorm.training.config import TrainConfig
 
     config = parse_settings(TrainConfig, arguments, command="attnorm train", recipe=True)
     check_recipe(config)  # as `fit` does, but before the seconds that Lightning takes to be imported
@@ -39,10 +41,7 @@ def _train(arguments: Sequence[str]) -> int:
 
     record = fit(config)
     if os.environ.get("RANK", "0") == "0":
-        print(
-            f"{record.model} on {record.data['name']}: top-1 {record.top1:.2f}, best {record.best_top1:.2f} "
-            f"(epoch {record.best_epoch}), {record.params / 1e6:.2f} M parameters; results in {config.output}"
-        )
+        print(f"{record.summary()}; results in {config.output}")
     return DONE
 
 
@@ -51,12 +50,27 @@ def _eval(arguments: Sequence[str]) -> int:
     from attnorm.training.use_config import EvalConfig
 
     config = parse_settings(EvalConfig, arguments, command="attnorm eval")
-    from attnorm.training.inference import describe, evaluate_checkpoint
+    if config.checkpoint is None:
+        from attnorm.training.inference_detection import evaluate_predictions
 
-    result = evaluate_checkpoint(config)
+        result = evaluate_predictions(config)
+    else:
+        from attnorm.training.inference import evaluate_checkpoint
+
+        result = evaluate_checkpoint(config)
     if os.environ.get("RANK", "0") == "0":
-        print("\n".join(describe(result)))
+        print("\n".join(_described(result, config.per_category)))
     return DONE
+
+
+def _described(result: dict[str, Any], per_category: bool) -> list[str]:
+    if "per_category" in result:
+        from attnorm.training.inference_detection import describe
+
+        return describe(result, per_category=per_category)
+    from attnorm.training.inference import describe
+
+    return describe(result)
 
 
 def _predict(arguments: Sequence[str]) -> int:
@@ -101,8 +115,8 @@ def _compare(arguments: Sequence[str]) -> int:
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "models": (_models, "list the networks, with their parameters"),
     "train": (_train, "train a network on images"),
-    "eval": (_eval, "top-1, top-5 and loss of a checkpoint on a data set"),
-    "predict": (_predict, "the most likely classes of images, as JSON and as pictures"),
+    "eval": (_eval, "accuracy of a checkpoint on a data set; COCO's numbers of a detector or a results file"),
+    "predict": (_predict, "classes of images, or objects in them, as JSON and as pictures"),
     "convert": (_convert, "a checkpoint that the authors of AN released, for the commands above; and back"),
     "compare": (_compare, "train several networks with several seeds and show them side by side"),
 }

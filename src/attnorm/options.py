@@ -1,15 +1,15 @@
 """From the command line and a recipe file to a settings dataclass: one flag per field, one line per mistake."""
 
 import re
-from collections.abc import Sequence
-from dataclasses import fields
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any, TypeVar, cast
 
 from attnorm.errors import ConfigError
 
 T = TypeVar("T")
 # Field names as people type them in a shell; both spellings are understood.
-_FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9_]*")
+_FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9_.]*")
 
 
 def parse_settings(settings: type[T], arguments: Sequence[str], *, command: str, recipe: bool = False) -> T:
@@ -33,12 +33,32 @@ def parse_settings(settings: type[T], arguments: Sequence[str], *, command: str,
     parser = make_parser(settings, command, recipe=recipe)
     try:
         parsed = parser.parse_args(normalise(arguments, _switches(settings)))
-        values = {key: value for key, value in parsed.as_dict().items() if key != "config"}
-        return settings(**values)
+        return make_settings(settings, {key: value for key, value in parsed.as_dict().items() if key != "config"})
     except ConfigError:
         raise
     except (ArgumentError, ValueError, TypeError) as error:
         raise ConfigError(f"{_one_line(str(error))}; see `{command} --help`") from None
+
+
+def make_settings(settings: type[T], values: Mapping[str, Any]) -> T:
+    """Makes a settings dataclass from nested dictionaries, such as the configuration in a run's record.
+
+    Args:
+        settings: frozen dataclass; a field that is a dataclass itself is a section.
+        values: by the names of the fields; those of a section are in a dictionary, and lists may stand for tuples.
+
+    Raises:
+        ConfigError: a value that the settings refuse; one of a section is named "section.field".
+    """
+    made = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    for item in fields(settings):  # pyright: ignore[reportArgumentType]
+        if is_dataclass(item.type) and isinstance(values.get(item.name), Mapping):
+            try:
+                made[item.name] = make_settings(cast(type[Any], item.type), values[item.name])
+            except ConfigError as error:
+                prefix = "" if str(error).startswith(f"{item.name}.") else f"{item.name}."
+                raise ConfigError(f"{prefix}{error}") from None
+    return settings(**made)
 
 
 def normalise(arguments: Sequence[str], switches: frozenset[str]) -> list[str]:
@@ -65,7 +85,13 @@ def normalise(arguments: Sequence[str], switches: frozenset[str]) -> list[str]:
 
 
 def _switches(settings: type[Any]) -> frozenset[str]:
-    return frozenset(item.name for item in fields(settings) if item.type is bool or item.type == "bool")
+    found: set[str] = set()
+    for item in fields(settings):
+        if item.type is bool:
+            found.add(item.name)
+        elif is_dataclass(item.type):
+            found |= {f"{item.name}.{name}" for name in _switches(cast(type[Any], item.type))}
+    return frozenset(found)
 
 
 def make_parser(settings: type[Any], command: str, *, recipe: bool) -> Any:
@@ -97,14 +123,32 @@ def make_parser(settings: type[Any], command: str, *, recipe: bool) -> Any:
         action = jsonargparse.ActionConfigFile  # pyright: ignore[reportPrivateImportUsage]
         parser.add_argument("--config", action=action, help="recipe: a YAML file of fields, which flags override")
     parser.add_class_arguments(settings)
+    for action in parser._actions:
+        # A section is given field by field: a file for it alone would be one more way to say the same.
+        if action.dest in {item.name for item in fields(settings) if is_dataclass(item.type)}:
+            action.help = SUPPRESS
     return parser
+
+
+def _types(names: str) -> str:
+    """Python's types in the words of a recipe."""
+    names = re.sub(r"<class '(\w+)'>", r"\1", names).replace("NoneType", "null")
+    names = re.sub(r"typing\.Literal\[(.*?)\]", r"\1", names)
+    return re.sub(r"tuple\[(\w+), \.\.\.\]", r"[\1, ...]", names)
 
 
 def _one_line(message: str) -> str:
     """The parser's message in one line and in the words of the flags."""
     line = re.sub(r"\s*\n\s*", " ", message.strip()).rstrip(".")
-    line = re.sub(r"Parser key \"(\w+)\":", lambda match: f"{match.group(1)}:", line)
+    line = re.sub(r"Parser key \"([\w.]+)\":", lambda match: f"{match.group(1)}:", line)
     line = re.sub(r"Expected a <class '(\w+)'>\. Got value: (.*)", r"must be of type \1, got \2", line)
+    line = line.replace("must be of type tuple", "must be a list such as [1,2]")
+    line = re.sub(r"Expected a typing\.Literal\[(.*)\]\. Got value: (.*)", r"must be one of \1, got \2", line)
+    line = re.sub(
+        r"Does not validate against any of the Union subtypes Subtypes: \[(.*?)\] Errors: .* Given value: (.*)",
+        lambda match: f"must be one of {_types(match.group(1))}, got {match.group(2)}",
+        line,
+    )
     return re.sub(
         r"Option '(\w+)' is not accepted", r"there is no field '\1'; a recipe has the fields of the flags", line
     )

@@ -3,7 +3,8 @@ from dataclasses import asdict, fields, replace
 import pytest
 
 from attnorm.errors import ConfigError
-from attnorm.training.config import TrainConfig, check_recipe, resolve, resume_differences
+from attnorm.training.checks import check_recipe
+from attnorm.training.config import TrainConfig, resolve, resume_differences
 
 CONFIG = TrainConfig(model="resnet8_cifar", output="out")
 
@@ -46,7 +47,7 @@ def test_defaults_are_accepted():
 
 
 def test_wandb_is_named_with_the_extra_that_installs_it(monkeypatch):
-    monkeypatch.setattr("attnorm.training.config.find_spec", lambda name: None)
+    monkeypatch.setattr("attnorm.training.checks.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"log_wandb needs .* pip install 'attnorm\[wandb\]'"):
         check_recipe(replace(CONFIG, log_wandb=True))
 

@@ -147,13 +147,27 @@ class Seen(nn.Module):
 
 def test_a_step_of_the_advanced_recipe():
     """Normalised, then mixed with another image of the batch; share * L(label) + (1 - share) * L(partner's label)."""
+    from attnorm.data import ImageData
+    from attnorm.training.classification import Classification
     from attnorm.training.module import TrainModule
 
     config = TrainConfig(model="seen", output="unused", lr_base=0.1, mixup=0.2, smoothing=0.1, epochs=200)
     model, generator = Seen(), np.random.default_rng(0)
     images = generator.integers(0, 256, (8, 3, 4, 4), dtype=np.uint8)
     labels = generator.integers(0, 5, 8)
-    module = TrainModule(model, config, mean=MEAN, std=STD, iterations=10)
+    data = ImageData(
+        name="made_up",
+        train=None,
+        val=None,
+        classes=tuple("abcde"),
+        in_chans=3,
+        image_size=4,
+        mean=MEAN,
+        std=STD,
+        crop_pct=1.0,
+        interpolation="bilinear",
+    )
+    module = TrainModule(model, config, Classification(config, data), iterations=10)
     loss = module.training_step((torch.from_numpy(images), torch.from_numpy(labels)), 7)
     mix = draw_mix(0.2, 8, (config.seed, 0, 7, 0))
     share, partner = mix.share, mix.partner.numpy()

@@ -18,7 +18,7 @@ from attnorm.errors import CheckpointError, ConfigError, DataError, DivergedErro
 from attnorm.models import create_model
 from attnorm.training import module as module_file
 from attnorm.training.checkpoint import load_checkpoint
-from attnorm.training.config import TrainConfig, resolve
+from attnorm.training.config import TrainConfig, recorded, resolve
 from attnorm.training.evaluation import evaluate
 from attnorm.training.loop import fit
 from attnorm.training.schedule import learning_rate
@@ -148,7 +148,7 @@ def test_what_a_run_leaves_behind(trained):
     rows = list(csv.DictReader((output / "metrics.csv").read_text().splitlines()))
     assert [float(row["top1"]) for row in rows] == [row["top1"] for row in record.history]
     assert json.loads((output / "record.json").read_text()) == asdict(record)
-    assert record.config == asdict(resolve(config))
+    assert record.config == recorded(resolve(config))
     assert record.top1 == record.history[-1]["top1"]
     assert record.best_top1 == max(row["top1"] for row in record.history)
     assert record.history[-1]["lr"] == 0.0

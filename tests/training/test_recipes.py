@@ -14,7 +14,8 @@ import timm
 from PIL import Image
 
 from attnorm.options import parse_settings
-from attnorm.training.config import TrainConfig, check_recipe
+from attnorm.training.checks import check_recipe
+from attnorm.training.config import TrainConfig
 from attnorm.training.loop import fit
 from attnorm.training.optimizer import check_optimizer
 from tests.shared import shared_file

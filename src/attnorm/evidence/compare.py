@@ -114,7 +114,7 @@ def _measure(models: Sequence[str], config: CompareConfig, data: dict[str, Any])
         built,
         size,
         classes,
-        batch_size=config.batch_size,
+        batch_size=config.batch,
         device=choose_device(config.device, Processes.from_environment()),
         precision=config.precision,
         channels_last=config.channels_last,

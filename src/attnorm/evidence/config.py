@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
 from attnorm.errors import ConfigError
-from attnorm.training.config import FREE, Recipe, TrainConfig, check_recipe
+from attnorm.training.checks import check_recipe
+from attnorm.training.config import FREE, Recipe, TrainConfig
 
 T = TypeVar("T", str, int)
 
@@ -46,6 +47,11 @@ class CompareConfig(Recipe):
         if not all(part.isdecimal() for part in parts):
             raise ConfigError(f"seeds must be whole numbers from 0, separated by commas; got {self.seeds!r}")
         return _distinct("seeds", [int(part) for part in parts])
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The networks in the order given."""
+        return self.model_names()
 
     def run_config(self, model: str, seed: int) -> TrainConfig:
         """The training run of one network with one seed, which goes on from what its folder holds."""

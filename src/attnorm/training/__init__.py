@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from attnorm.training.checkpoint import CheckpointMeta, load_checkpoint, save_checkpoint
-    from attnorm.training.config import Recipe, TrainConfig, check_recipe, resume_differences
+    from attnorm.training.checks import check_recipe
+    from attnorm.training.config import Recipe, TrainConfig, resume_differences
     from attnorm.training.evaluation import evaluate
     from attnorm.training.loop import fit
     from attnorm.training.record import RunRecord
@@ -20,7 +21,7 @@ _HOMES = {
     "save_checkpoint": "checkpoint",
     "Recipe": "config",
     "TrainConfig": "config",
-    "check_recipe": "config",
+    "check_recipe": "checks",
     "resume_differences": "config",
     "evaluate": "evaluation",
     "fit": "loop",

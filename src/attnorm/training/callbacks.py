@@ -2,27 +2,25 @@
 
 import csv
 import io
-import math
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.loggers import Logger
-from torch import Tensor, nn
+from torch import nn
 
 from attnorm.errors import JobError
 from attnorm.files import move_into_place, write_text_atomic
-from attnorm.training.checkpoint import CheckpointMeta, save_checkpoint
-from attnorm.training.config import TrainConfig
-from attnorm.training.evaluation import evaluate
+from attnorm.training.checkpoint import save_checkpoint
+from attnorm.training.config import TrainConfig, recorded
+from attnorm.training.metric import best_row
 from attnorm.training.module import TrainModule
 from attnorm.training.output import CONFIG_KEY, PROCESSES_KEY
-
-Row = dict[str, Any]
+from attnorm.training.task import Row, Task
 
 
 class WeightAverage(Callback):
@@ -90,8 +88,8 @@ class EpochEnd(Checkpoint):
 
     Args:
         config: the run.
+        task: evaluates the network.
         loader: batches of the evaluation part.
-        meta: header of the weights files.
         average: the averaged network, when there is one; it is then evaluated and saved in place of the trained one.
         reporting: who else wants the numbers.
         is_first: whether this process writes.
@@ -100,14 +98,14 @@ class EpochEnd(Checkpoint):
     def __init__(
         self,
         config: TrainConfig,
-        loader: Iterable[tuple[Tensor, Tensor]],
-        meta: CheckpointMeta,
+        task: Task,
+        loader: Iterable[Any],
         *,
         average: WeightAverage | None,
         reporting: Reporting,
         is_first: bool,
     ) -> None:
-        self.config, self.loader, self.meta = config, loader, meta
+        self.config, self.task, self.loader = config, task, loader
         self.average, self.reporting, self.is_first = average, reporting, is_first
         self.output = Path(config.output)
         self.history: list[Row] = []
@@ -153,11 +151,10 @@ class EpochEnd(Checkpoint):
         pl_module.check_last_loss()
         seconds = self._before + time.perf_counter() - self._started
         row = self._measure(trainer, pl_module, seconds)
-        best = max((r["top1"] for r in self.history), default=-1.0)
         self.history.append(row)
         if self.is_first:
             self._log(row)
-            self._save_weights(self._network(pl_module), row, is_best=row["top1"] > best)
+            self._save_weights(self._network(pl_module), row, is_best=best_row(self.history, self.task.metric) is row)
         self._save_resume_state(trainer, pl_module)
         if self.is_first:
             for tell in self.reporting.on_epoch:
@@ -167,28 +164,15 @@ class EpochEnd(Checkpoint):
         return self.average.model if self.average is not None else module.model
 
     def _measure(self, trainer: pl.Trainer, module: TrainModule, seconds: float) -> Row:
-        loss_sum, count = module.take_train_sums()
+        losses, count = module.take_train_means()
         started = time.perf_counter()
-        result = evaluate(
-            self._network(module),
-            self.loader,
-            mean=self.meta.mean,
-            std=self.meta.std,
-            device=module.device,
-            precision=self.config.precision,
-            channels_last=self.config.channels_last,
-        )
+        result = self.task.evaluate(self._network(module), self.loader, module.device)
         return {
             "epoch": trainer.current_epoch + 1,
             "step": trainer.global_step,
             "lr": module.lr_at(trainer.current_epoch, module.iterations - 1),
-            "train_loss": loss_sum / count,
-            # A network may be evaluated outside the finite numbers although its training loss is finite; JSON has no
-            # word for that.
-            "val_loss": result["loss"] if math.isfinite(result["loss"]) else None,
-            "top1": result["top1"],
-            "top5": result["top5"],
-            "val_count": result["count"],
+            **losses,
+            **result,
             "seconds": seconds,
             "val_seconds": time.perf_counter() - started,
             "images_per_second": count / seconds,
@@ -206,8 +190,8 @@ class EpochEnd(Checkpoint):
             logger.save()
 
     def _save_weights(self, model: nn.Module, row: Row, *, is_best: bool) -> None:
-        metrics = {name: row[name] for name in ("top1", "top5", "val_loss") if row[name] is not None}
-        meta = replace(self.meta, epoch=row["epoch"], metrics=metrics)
+        metrics = {name: row[name] for name in self.task.metrics if row[name] is not None}
+        meta = replace(self.task.header(model), epoch=row["epoch"], metrics=metrics)
         save_checkpoint(self.output / "last.safetensors", model, meta)
         if is_best:
             save_checkpoint(self.output / "best.safetensors", model, meta)
@@ -233,5 +217,5 @@ class EpochEnd(Checkpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Puts the configuration into the resume state, to be compared when the run goes on."""
-        checkpoint[CONFIG_KEY] = asdict(self.config)
+        checkpoint[CONFIG_KEY] = recorded(self.config)
         checkpoint[PROCESSES_KEY] = trainer.world_size

@@ -7,8 +7,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from attnorm.detection.config import DetectorConfig
 from attnorm.errors import CheckpointError, ConfigError
 from attnorm.files import replacing
+from attnorm.options import make_settings
 
 FORMAT_VERSION = 1
 KEY = "attnorm"  # the one entry in the file's header; its value is JSON
@@ -24,12 +26,14 @@ class CheckpointMeta:
         in_chans: image channels.
         classes: their names, in the order of the network's outputs.
         dataset: name of the data set it was trained on.
-        image_size: side of the square images, in pixels.
+        image_size: side of the square images, in pixels; of a detector's, the shorter side.
         mean: channel means for pixels from 0 to 1; likewise std.
-        crop_pct: part of the image that the evaluation's crop keeps; see DataConfig.
+        crop_pct: part of the image that the evaluation's crop keeps; see DataConfig. A detector crops nothing.
         interpolation: how the evaluation resizes.
+        detector: settings of a detector, all fields of DetectorConfig; None for other networks.
+        category_ids: of a detector's `classes`, COCO's numbers. Its `num_classes` counts the background, class 0.
         epoch: epochs done.
-        metrics: top1, top5 and val_loss on the evaluation part.
+        metrics: of the evaluation part, see RunRecord.
         attnorm_version: version that wrote the file.
         provenance: of weights that were converted: where they come from, what is published of them, their terms.
         format_version: of this header.
@@ -45,6 +49,8 @@ class CheckpointMeta:
     std: tuple[float, ...]
     crop_pct: float
     interpolation: str
+    detector: dict[str, Any] | None = None
+    category_ids: tuple[int, ...] | None = None
     epoch: int = 0
     metrics: dict[str, float] | None = None
     attnorm_version: str = "unknown"
@@ -75,14 +81,29 @@ def load_checkpoint(path: str | Path) -> tuple[nn.Module, CheckpointMeta]:
     """
     weights, header = _read(Path(path))
     meta = _parse(Path(path), header)
-    from attnorm.models import create_model
-
     try:
-        model = create_model(meta.model, num_classes=meta.num_classes, in_chans=meta.in_chans)
-    except ConfigError as error:
+        model = _build(meta)
+    except (ConfigError, TypeError) as error:
         raise CheckpointError(f"{path} names a network that cannot be built: {error}") from None
     load_weights(model, weights, f"{path} ({meta.model})")
     return model.eval(), meta
+
+
+def _build(meta: CheckpointMeta) -> nn.Module:
+    if meta.detector is None:
+        from attnorm.models import create_model
+
+        return create_model(meta.model, num_classes=meta.num_classes, in_chans=meta.in_chans)
+    from attnorm.detection.create import create_detector
+
+    return create_detector(
+        meta.model,
+        meta.num_classes,
+        config=make_settings(DetectorConfig, meta.detector),
+        image_mean=meta.mean,
+        image_std=meta.std,
+        in_chans=meta.in_chans,
+    )
 
 
 def has_header(path: str | Path) -> bool:
@@ -152,8 +173,9 @@ def _parse(path: Path, header: dict[str, str]) -> CheckpointMeta:
             raise CheckpointError(
                 f"{path} has header version {content['format_version']}, this attnorm reads {FORMAT_VERSION}; update it"
             )
-        for name in ("classes", "mean", "std"):
-            content[name] = tuple(content[name])
+        for name in ("classes", "mean", "std", "category_ids"):
+            if content.get(name) is not None:
+                content[name] = tuple(content[name])
         return CheckpointMeta(**content)
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"the attnorm header of {path} is damaged: {error}") from None

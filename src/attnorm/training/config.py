@@ -1,15 +1,17 @@
-"""What a training run is made of: one flat, frozen dataclass, whose fields are the flags and the recipe's keys.
+"""What a training run is made of: one frozen dataclass, whose fields are the flags and the recipe's keys.
+
+What belongs to detection alone is in two sections of it: `coco`, the data, and `detector`, the network's parts.
 
 Imports nothing heavy: the command line reads its flags from here before torch is loaded.
 """
 
 import math
-from dataclasses import MISSING, dataclass, field, fields, replace
-from importlib.util import find_spec
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 from attnorm.data.config import DataConfig
-from attnorm.errors import ConfigError
+from attnorm.detection.config import DetectorConfig, is_detector
 
 # A field that says where, how fast or how visibly a run is done, but not what comes out of it. It may change at resume.
 FREE: dict[str, Any] = {"free": True}
@@ -25,12 +27,15 @@ class Recipe(DataConfig):
         num_classes: classes of the network; the data set's own number when not given.
         in_chans: image channels of the network; the data set's own number when not given.
         init: initial weights: timm's (for AOGNet, its own), or drawn as the authors' trainers drew them.
+        pretrained: start from timm's pretrained weights of the network, or of a detector's backbone.
+        initial_checkpoint: start from the weights of this file as far as they fit: a checkpoint of this package or of
+            the authors, or a plain state dict. What was taken is printed and stands in the record.
         drop: dropout rate before the classifier.
         drop_path: stochastic depth rate, for networks that have it.
-        batch_size: images per process and step.
+        batch_size: images per process and step; when not given 128, or 2 for a detector.
         grad_accum_steps: batches whose gradients are averaged before one optimizer step.
         opt: optimizer; "sgd" is plain SGD with momentum, any other name is timm's (adamw, lamb, ...).
-        lr: peak learning rate; 0.1 when neither lr nor lr_base is given.
+        lr: peak learning rate; when neither lr nor lr_base is given 0.1, or for a detector lr_base 0.02 for 16 images.
         lr_base: peak learning rate for lr_base_size images per optimizer step, scaled to those of this run (of all
             processes and accumulated batches); instead of lr.
         lr_base_size: images per optimizer step that lr_base is for.
@@ -41,7 +46,11 @@ class Recipe(DataConfig):
         decay_norm: "all" decays every parameter as the paper does, "no_norm" leaves norm parameters and biases out.
         clip_grad: largest norm of the whole gradient; no clipping when not given.
         epochs: length of the run.
+        sched: how the learning rate falls after the warm-up: as half a cosine, or in steps.
+        decay_milestones: for sched multistep, the epochs after which it falls, for example [16,22].
+        decay_rate: for sched multistep, what it is multiplied by there.
         warmup_epochs: linear warm-up; when not given 5, but no more than a tenth of the run.
+        warmup_iters: linear warm-up in batches instead of epochs.
         warmup_lr: learning rate at which the warm-up starts.
         min_lr: learning rate at the end of the half cosine.
         mixup: alpha of mixup's Beta distribution; 0 switches mixup off.
@@ -60,15 +69,18 @@ class Recipe(DataConfig):
         log_tensorboard: write TensorBoard logs too.
         log_wandb: log to Weights & Biases too.
         progress: progress bar; auto shows one on a terminal and prints one line per epoch elsewhere.
+        detector: for detection: how the detector is built round its backbone.
     """
 
     num_classes: int | None = None
     in_chans: int | None = None
     init: Literal["timm", "released"] = "timm"
+    pretrained: bool = False
+    initial_checkpoint: str | None = None
     drop: float = 0.0
     drop_path: float = 0.0
 
-    batch_size: int = 128
+    batch_size: int | None = None
     grad_accum_steps: int = 1
     opt: str = "sgd"
     lr: float | None = None
@@ -82,7 +94,11 @@ class Recipe(DataConfig):
     clip_grad: float | None = None
 
     epochs: int = 120
+    sched: Literal["cosine", "multistep"] = "cosine"
+    decay_milestones: tuple[int, ...] = ()
+    decay_rate: float = 0.1
     warmup_epochs: float | None = None
+    warmup_iters: int | None = None
     warmup_lr: float = 0.0
     min_lr: float = 0.0
     mixup: float = 0.0
@@ -104,6 +120,23 @@ class Recipe(DataConfig):
     log_wandb: bool = field(default=False, metadata=FREE)
     progress: Literal["auto", "bar", "plain", "none"] = field(default="auto", metadata=FREE)
 
+    detector: DetectorConfig = field(default_factory=DetectorConfig)
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """Names of the networks that are trained so; none for a recipe by itself."""
+        return ()
+
+    @property
+    def detects(self) -> bool:
+        """Whether what is trained is a detector, as its name says."""
+        return any(is_detector(name) for name in self.networks)
+
+    @property
+    def batch(self) -> int:
+        """Images per process and step, with the default worked out."""
+        return (2 if self.detects else 128) if self.batch_size is None else self.batch_size
+
     @property
     def precision(self) -> Literal["32", "bf16", "fp16"]:
         """Short name of the arithmetic: "32", "bf16" or "fp16"."""
@@ -113,15 +146,24 @@ class Recipe(DataConfig):
 
     @property
     def warmup(self) -> float:
-        """Length of the warm-up in epochs, with the default worked out."""
+        """Length of the warm-up in epochs, where it is not given in batches, with the default worked out."""
         return min(5.0, self.epochs / 10) if self.warmup_epochs is None else self.warmup_epochs
+
+    @property
+    def rates(self) -> tuple[float | None, float | None, int]:
+        """`lr`, `lr_base` and `lr_base_size` with the defaults worked out."""
+        if self.lr is None and self.lr_base is None:
+            return (None, 0.02, 16) if self.detects else (0.1, None, self.lr_base_size)
+        return self.lr, self.lr_base, self.lr_base_size
 
     def peak_lr(self, processes: int = 1) -> float:
         """Learning rate at the end of the warm-up, with `lr_base` scaled to the images per optimizer step."""
-        if self.lr_base is None:
-            return 0.1 if self.lr is None else self.lr
-        ratio = self.batch_size * self.grad_accum_steps * processes / self.lr_base_size
-        return self.lr_base * (ratio if self.lr_base_scale == "linear" else math.sqrt(ratio))
+        lr, lr_base, lr_base_size = self.rates
+        if lr_base is None:
+            assert lr is not None  # one of the two is there
+            return lr
+        ratio = self.batch * self.grad_accum_steps * processes / lr_base_size
+        return lr_base * (ratio if self.lr_base_scale == "linear" else math.sqrt(ratio))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,102 +182,69 @@ class TrainConfig(Recipe):
     resume: str | None = field(default=None, metadata=FREE)
     seed: int = 0
 
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The one network."""
+        return (self.model,)
+
 
 def resolve(config: TrainConfig) -> TrainConfig:
     """Puts in the defaults that depend on other fields, so that what is recorded says what was done."""
-    lr = 0.1 if config.lr is None and config.lr_base is None else config.lr
-    return replace(config, lr=lr, warmup_epochs=config.warmup)
+    lr, lr_base, lr_base_size = config.rates
+    warmup_epochs = config.warmup if config.warmup_iters is None else None
+    detector = config.detector
+    if config.detects:
+        from attnorm.detection.create import resolve as resolve_detector
 
-
-def check_recipe(config: Recipe) -> None:
-    """Refuses values that contradict each other or make no sense, before data or devices are touched.
-
-    Raises:
-        ConfigError: names the field, what it must be and what came.
-    """
-    positive = ("batch_size", "grad_accum_steps", "epochs", "lr_base_size")
-    not_negative = (
-        "workers",
-        "recovery_interval",
-        "weight_decay",
-        "warmup_lr",
-        "min_lr",
-        "mixup",
-        "cutmix",
-        "max_bad_images",
+        pretrained = config.pretrained or config.initial_checkpoint is not None
+        detector = resolve_detector(config.model, detector, pretrained=pretrained)
+    return replace(
+        config,
+        lr=lr,
+        lr_base=lr_base,
+        lr_base_size=lr_base_size,
+        warmup_epochs=warmup_epochs,
+        batch_size=config.batch,
+        detector=detector,
     )
-    fractions = ("smoothing", "drop", "drop_path", "momentum", "model_ema_decay")
-    for item in fields(config):
-        value = getattr(config, item.name)
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ConfigError(f"{item.name} must be a finite number, got {value}")
-    for name in positive:
-        if getattr(config, name) < 1:
-            raise ConfigError(f"{name} must be at least 1, got {getattr(config, name)}")
-    for name in not_negative:
-        if getattr(config, name) < 0:
-            raise ConfigError(f"{name} must not be negative, got {getattr(config, name)}")
-    for name in fractions:
-        if not 0 <= getattr(config, name) < 1:
-            raise ConfigError(f"{name} must be at least 0 and less than 1, got {getattr(config, name)}")
-    for name in ("num_classes", "in_chans", "image_size"):
-        value = getattr(config, name)
-        if value is not None and value < 1:
-            raise ConfigError(f"{name} must be at least 1, got {value}")
-    _check_rates(config)
-    _check_loggers(config)
 
 
-def _check_rates(config: Recipe) -> None:
-    if config.lr is not None and config.lr_base is not None:
-        raise ConfigError(
-            "lr and lr_base exclude each other: give lr for the rate itself, or lr_base for lr_base_size images"
-        )
-    for name in ("lr", "lr_base", "clip_grad"):
-        value = getattr(config, name)
-        if value is not None and value <= 0:
-            raise ConfigError(f"{name} must be above 0, got {value}")
-    for name in ("warmup_lr", "min_lr"):
-        value = getattr(config, name)
-        if value > config.peak_lr():
-            raise ConfigError(f"{name} must not be above the peak learning rate {config.peak_lr():g}, got {value}")
-    if not 0 <= config.warmup < config.epochs:
-        raise ConfigError(
-            f"warmup_epochs must be at least 0 and less than epochs ({config.epochs}), got {config.warmup_epochs}"
-        )
-    if config.nesterov and config.opt != "sgd":
-        raise ConfigError(f'nesterov belongs to opt "sgd", got opt "{config.opt}"')
-    if config.nesterov and config.momentum == 0:
-        raise ConfigError("nesterov needs a momentum above 0")
+def recorded(config: Recipe) -> dict[str, Any]:
+    """The configuration as files hold it: dictionaries and lists, without the sections that are for detection alone."""
+    content = _plain(asdict(config))
+    if not config.detects:
+        del content["coco"], content["detector"]
+    return content
 
 
-def _check_loggers(config: Recipe) -> None:
-    packages = {"log_tensorboard": ("tensorboard", "train"), "log_wandb": ("wandb", "wandb")}
-    for name, (package, extra) in packages.items():
-        if getattr(config, name) and find_spec(package) is None:
-            raise ConfigError(
-                f"{name} needs the package {package}, which is not installed; run: pip install 'attnorm[{extra}]'"
-            )
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-def resume_differences(recorded: dict[str, Any], config: TrainConfig) -> list[str]:
+def _flat(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of sections beside the others, as "section.name"."""
+    flat: dict[str, Any] = {}
+    for key, value in _plain(content).items():
+        flat |= {f"{key}.{name}": item for name, item in value.items()} if isinstance(value, dict) else {key: value}
+    return flat
+
+
+def resume_differences(before: dict[str, Any], config: TrainConfig) -> list[str]:
     """Fields in which a recorded run differs from `config` so that going on would make neither of the two runs.
 
     Args:
-        recorded: the resolved configuration as the run wrote it (`dataclasses.asdict`). A field that it lacks is
-            younger than the run, which had what is now the field's default.
+        before: the resolved configuration as the run wrote it (`recorded`). A field that it lacks is younger than the
+            run, which had what is now the field's default.
         config: what is asked for now.
 
     Returns:
-        "name: recorded -> asked" for each such field.
+        "name: recorded -> asked" for each such field, "section.name" for one of a section.
     """
-    config = resolve(config)
-    differences: list[str] = []
-    for item in fields(config):
-        if item.metadata.get("free") or item.name in FREE_DATA_FIELDS:
-            continue
-        default = None if item.default is MISSING else item.default
-        before, now = recorded.get(item.name, default), getattr(config, item.name)
-        if before != now:
-            differences.append(f"{item.name}: {before} -> {now}")
-    return differences
+    free = FREE_DATA_FIELDS | {item.name for item in fields(config) if item.metadata.get("free")}
+    default = TrainConfig(model=config.model, output=config.output)
+    then = _flat(asdict(default)) | _flat(before)
+    now = _flat(asdict(resolve(config)))
+    changed = [name for name in now if name not in free and then[name] != now[name]]
+    return [f"{name}: {then[name]} -> {now[name]}" for name in changed]

@@ -8,37 +8,33 @@ from torch import Tensor, nn
 
 from attnorm.errors import DivergedError
 from attnorm.training.config import TrainConfig
-from attnorm.training.objective import draw_mix, mixed_loss, prepare_images
 from attnorm.training.optimizer import create_optimizer
 from attnorm.training.processes import sum_over_processes
 from attnorm.training.schedule import learning_rate
+from attnorm.training.task import Task
 
 SUMS_KEY = "attnorm_train_sums"  # entry of the resume state
+COUNT = "images"  # beside the losses in it
 
 
 class TrainModule(pl.LightningModule):
     """A network with its recipe: what happens to one batch.
 
     Args:
-        model: maps (N, C, H, W) to (N, classes).
+        model: the network.
         config: the run.
-        mean: channel means for pixels from 0 to 1.
-        std: channel standard deviations for pixels from 0 to 1.
+        task: gives the losses of a batch.
         iterations: batches per epoch.
         processes: processes that train together.
         rank: number of this process.
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(
         self,
         model: nn.Module,
         config: TrainConfig,
+        task: Task,
         *,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
         iterations: int,
         processes: int = 1,
         rank: int = 0,
@@ -46,14 +42,13 @@ class TrainModule(pl.LightningModule):
         super().__init__()
         self.model = model
         self.config = config
+        self.task = task
         self.iterations = iterations
         self.rank = rank
         self.peak_lr = config.peak_lr(processes)
         self.last_checkpoint: str | None = None  # named when the loss diverges; the checkpoint callback keeps it
-        self.register_buffer("mean", torch.tensor(mean), persistent=False)
-        self.register_buffer("std", torch.tensor(std), persistent=False)
         # Of this process in this epoch. No buffer: DDP would overwrite it with the first process's before every step.
-        self._loss_sum: Tensor | None = None  # float64
+        self._loss_sums: dict[str, Tensor] = {}  # float64
         self._image_count = 0.0
         self._unchecked: tuple[Tensor, int, int] | None = None
 
@@ -70,9 +65,11 @@ class TrainModule(pl.LightningModule):
             self.iterations,
             lr=self.peak_lr,
             epochs=config.epochs,
-            warmup_epochs=config.warmup,
+            warmup_epochs=config.warmup if config.warmup_iters is None else config.warmup_iters / self.iterations,
             warmup_lr=config.warmup_lr,
             min_lr=config.min_lr,
+            milestones=config.decay_milestones,
+            decay_rate=config.decay_rate,
         )
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -80,26 +77,22 @@ class TrainModule(pl.LightningModule):
         lr = self.lr_at(self.current_epoch, batch_idx)
         for group in cast(torch.optim.Optimizer, self.optimizers(use_pl_optimizer=False)).param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)
-        # Dropout and stochastic depth draw from the global state: a function of the place in the run, as mixup's
-        # draws are, so that a resumed run repeats the draws of the run that was stopped.
+        # Dropout, stochastic depth and a detector's sampling draw from the global state: a function of the place in
+        # the run, as mixup's draws are, so that a resumed run repeats the draws of the run that was stopped.
         place = self.current_epoch * self.iterations + batch_idx
         torch.manual_seed((self.config.seed * 1_000_003 + place) * 4_099 + self.rank)
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Loss of one batch of uint8 images (N, C, H, W) and labels (N,)."""
-        images, labels = batch
-        config, epoch = self.config, self.current_epoch
-        images = prepare_images(images, self.mean, self.std, channels_last=config.channels_last)
-        place = (config.seed, epoch, batch_idx, self.rank)
-        size = (images.shape[2], images.shape[3])
-        mix = draw_mix(config.mixup, len(labels), place, images.device, cutmix=config.cutmix, size=size)
-        logits = self.model(images if mix is None else mix.images(images))
-        loss = mixed_loss(logits, labels, smoothing=config.smoothing, mix=mix)
-        self._check_finite(loss.detach(), epoch, batch_idx)
-        summand = loss.detach().double() * len(labels)
-        self._loss_sum = summand if self._loss_sum is None else self._loss_sum.to(summand.device) + summand
-        self._image_count += len(labels)
-        return loss
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Loss of one batch, whose second part has an entry for each image."""
+        place = (self.config.seed, self.current_epoch, batch_idx, self.rank)
+        losses = self.task.losses(self.model, batch, place)
+        self._check_finite(losses["train_loss"].detach(), self.current_epoch, batch_idx)
+        count = len(batch[1])
+        for name, loss in losses.items():
+            before, summand = self._loss_sums.get(name), loss.detach().double() * count
+            self._loss_sums[name] = summand if before is None else before.to(summand.device) + summand
+        self._image_count += count
+        return losses["train_loss"]
 
     def _check_finite(self, loss: Tensor, epoch: int, iteration: int) -> None:
         # On an accelerator reading a loss waits for it: there the check looks at the batch before, which is done.
@@ -128,15 +121,17 @@ class TrainModule(pl.LightningModule):
             f"{kept}; try a smaller lr, a longer warmup_epochs or clip_grad"
         )
 
-    def take_train_sums(self) -> tuple[float, float]:
-        """Sum of the losses and count of images in this epoch over all processes; the next epoch starts at zero."""
+    def take_train_means(self) -> tuple[dict[str, float], int]:
+        """Means of the losses and count of images in this epoch over all processes; the next epoch starts at zero."""
         sums = self._total_sums()
-        self._loss_sum, self._image_count = None, 0.0
-        return sums[0], sums[1]
+        self._loss_sums, self._image_count = {}, 0.0
+        count = sums.pop(COUNT)
+        return {name: value / count for name, value in sums.items()}, int(count)
 
-    def _total_sums(self) -> list[float]:
-        loss = 0.0 if self._loss_sum is None else self._loss_sum.item()
-        return sum_over_processes([loss, self._image_count], self.device)
+    def _total_sums(self) -> dict[str, float]:
+        values = [*(loss.item() for loss in self._loss_sums.values()), self._image_count]
+        totals = sum_over_processes(values, self.device)
+        return dict(zip((*self._loss_sums, COUNT), totals, strict=True))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps the sums of a part of an epoch."""
@@ -144,6 +139,10 @@ class TrainModule(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes the sums back: the first process goes on with those of all."""
-        loss, count = checkpoint[SUMS_KEY]
+        sums = checkpoint[SUMS_KEY]
+        # Up to version 0.1 there were two numbers without names.
+        sums = dict(zip(("train_loss", COUNT), sums, strict=True)) if isinstance(sums, list) else dict(sums)
+        count = sums.pop(COUNT)
         if self.rank == 0 and count > 0:
-            self._loss_sum, self._image_count = torch.tensor(loss, dtype=torch.float64), count
+            self._loss_sums = {name: torch.tensor(value, dtype=torch.float64) for name, value in sums.items()}
+            self._image_count = count

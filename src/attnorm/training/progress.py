@@ -1,6 +1,7 @@
 """What a person sees of a run: a bar on a terminal, one plain line per epoch elsewhere."""
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as pl
@@ -9,34 +10,34 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 Row = dict[str, Any]
+Describe = Callable[[Row], str]
 
 
-def epoch_line(row: Row, epochs: int) -> str:
-    """One line for one epoch's numbers."""
-    val_loss = "inf" if row["val_loss"] is None else f"{row['val_loss']:.4f}"
+def epoch_line(row: Row, epochs: int, describe: Describe) -> str:
+    """One line for one epoch's numbers; `describe` says those of the evaluation."""
+    rate = row["images_per_second"]
     return (
-        f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}  train loss {row['train_loss']:.4f}  val loss {val_loss}  "
-        f"top-1 {row['top1']:.2f}  top-5 {row['top5']:.2f}  {row['seconds']:.1f} s  "
-        f"{row['images_per_second']:.0f} images/s"
+        f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}  train loss {row['train_loss']:.4f}  {describe(row)}  "
+        f"{row['seconds']:.1f} s  {rate:.{0 if rate >= 10 else 1}f} images/s"
     )
 
 
 class PlainLines(Callback):
     """Prints one line per epoch on stderr."""
 
-    def __init__(self, epochs: int) -> None:
-        self.epochs = epochs
+    def __init__(self, epochs: int, describe: Describe) -> None:
+        self.epochs, self.describe = epochs, describe
 
     def show(self, row: Row) -> None:
         """Prints an epoch's line."""
-        print(epoch_line(row, self.epochs), file=sys.stderr, flush=True)
+        print(epoch_line(row, self.epochs, self.describe), file=sys.stderr, flush=True)
 
 
 class Bar(Callback):
     """A bar over the batches of the whole run on stderr, with the epochs' lines above it."""
 
-    def __init__(self, epochs: int) -> None:
-        self.epochs = epochs
+    def __init__(self, epochs: int, describe: Describe) -> None:
+        self.epochs, self.describe = epochs, describe
         self._console = Console(stderr=True)
         columns = (
             TextColumn("{task.description}"), BarColumn(bar_width=None), MofNCompleteColumn(), TimeRemainingColumn()
@@ -71,13 +72,13 @@ class Bar(Callback):
 
     def show(self, row: Row) -> None:
         """Prints an epoch's line above the bar."""
-        self._console.print(epoch_line(row, self.epochs), highlight=False, soft_wrap=True)
+        self._console.print(epoch_line(row, self.epochs, self.describe), highlight=False, soft_wrap=True)
 
 
-def make_progress(kind: str, epochs: int) -> PlainLines | Bar | None:
+def make_progress(kind: str, epochs: int, describe: Describe) -> PlainLines | Bar | None:
     """The callback for "auto", "bar", "plain" or "none"; None shows nothing."""
     if kind == "none":
         return None
     if kind == "auto":
         kind = "bar" if sys.stderr.isatty() else "plain"
-    return Bar(epochs) if kind == "bar" else PlainLines(epochs)
+    return (Bar if kind == "bar" else PlainLines)(epochs, describe)

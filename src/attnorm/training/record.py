@@ -10,21 +10,26 @@ from typing import Any
 
 from attnorm import __version__
 from attnorm.files import write_json_atomic
+from attnorm.training.metric import METRICS, TOP1
 
 PACKAGES = ("torch", "torchvision", "timm", "lightning", "torchdata", "numpy")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """A finished run. `top1` and `top5` are percentages on the evaluation part.
+    """A finished run, measured on the evaluation part.
 
     Attributes:
         config: the resolved configuration, every field of TrainConfig.
-        data: what the data set said: name, classes, in_chans, image_size, mean, std, images to train and to evaluate.
-        history: one entry per epoch: epoch (from 1), step, lr, train_loss, val_loss, top1, top5, seconds (training
-            only), val_seconds, images_per_second.
-        top1: of the last epoch; likewise top5 and val_loss.
-        best_top1: of the best epoch on the evaluation part (which flatters: the part was used to choose).
+        data: what the data set said: name, classes, mean, std, images to train and to evaluate, ...
+        history: one entry per epoch: epoch (from 1), step, lr, train_loss, `metrics`, seconds (training only),
+            val_seconds, images_per_second. A detector has the parts of its training loss too.
+        metrics: of the last epoch: val_loss, top1 and top5 (percent); of a detector COCO's numbers as COCO gives them,
+            from 0 to 1, box_AP, box_AP50, ..., mask_AP, ...; None where one is not defined.
+        metric: name of that by which the best epoch is told.
+        best: the best epoch's (which flatters: the evaluation part was used to choose).
+        top1: as in `metrics`, of classification; likewise top5, val_loss and, in `best`, best_top1.
+        initial: what the network started with, where it was given weights: which ones were taken.
         params: trainable parameters.
         seconds_per_epoch: median over the epochs, training only.
         images_per_second: median over the epochs, training only.
@@ -35,15 +40,19 @@ class RunRecord:
     config: dict[str, Any]
     data: dict[str, Any]
     history: list[dict[str, Any]]
-    top1: float
-    top5: float
-    val_loss: float
-    best_top1: float
+    metrics: dict[str, float | None]
+    metric: str
+    best: float | None
     best_epoch: int
+    top1: float | None = None
+    top5: float | None = None
+    val_loss: float | None = None
+    best_top1: float | None = None
     params: int
     seconds_per_epoch: float
     images_per_second: float
     processes: int
+    initial: dict[str, Any] | None = None
     versions: dict[str, str] = field(default_factory=dict[str, str])
     git: dict[str, Any] = field(default_factory=dict[str, Any])
     environment: dict[str, Any] = field(default_factory=dict[str, Any])
@@ -54,9 +63,30 @@ class RunRecord:
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> "RunRecord":
-        """The record that `save` wrote; keys of a later version are left out."""
+        """The record that `save` wrote; keys of a later version are left out, those of an earlier one filled in."""
         names = {item.name for item in fields(cls)}
+        if "metric" not in content:  # version 0.1 knew classification alone
+            metrics = {name: content[name] for name in ("val_loss", "top1", "top5")}
+            content = {**content, "metric": TOP1.name, "metrics": metrics, "best": content["best_top1"]}
         return cls(**{key: value for key, value in content.items() if key in names})
+
+    def summary(self) -> str:
+        """The run in a line, without where it lies."""
+        metric = METRICS[self.metric]
+        numbers = [
+            f"{shown.label} {_number(shown.percent(self.metrics))}"
+            for shown in METRICS.values()
+            if shown.name in self.metrics
+        ]
+        best = _number(metric.percent({metric.name: self.best}))
+        return (
+            f"{self.model} on {self.data['name']}: {', '.join(numbers)}, best {best} (epoch {self.best_epoch}), "
+            f"{self.params / 1e6:.2f} M parameters"
+        )
+
+
+def _number(percent: float | None) -> str:
+    return "not defined" if percent is None else f"{percent:.2f}"
 
 
 def versions() -> dict[str, str]:
