@@ -14,7 +14,6 @@ from attnorm.models.transfer import take_weights
 CONV = {"box_head": "4conv1fc"}
 GN = {**CONV, "fpn_norm": "gn", "box_norm": "gn", "mask_norm": "gn"}
 AN_GN = {**GN, "box_norm": "an_gn"}
-R101_GN = {**GN, "backbone_options": {"norm_layer": "groupnorm"}}
 
 # Reference 7.3, every row with a size: millions as printed.
 PUBLISHED = [
@@ -24,7 +23,7 @@ PUBLISHED = [
     ("mask_rcnn_resnet50_an_fpn", AN_GN, 45.96),
     ("mask_rcnn_resnet101_fpn", CONV, 64.70),
     ("mask_rcnn_resnet101_an_fpn", CONV, 65.15),
-    ("mask_rcnn_resnet101_fpn", R101_GN, 64.71),
+    ("mask_rcnn_resnet101_gn_fpn", GN, 64.71),
     ("mask_rcnn_resnet101_an_fpn", AN_GN, 65.20),
     ("mask_rcnn_aognet_12m_fpn", CONV, 33.09),
     ("mask_rcnn_aognet_12m_an_fpn", CONV, 33.21),

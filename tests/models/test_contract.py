@@ -31,6 +31,7 @@ PARAMETERS = {
     "resnetv1d50_an": 25_774_652,
     "resnetv1d101": 44_568_392,
     "resnetv1d101_an": 45_019_876,
+    "resnet101_gn": 44_549_160,  # torchvision's resnet101
     "resnet50_se_bn2": 26_185_768,
     "resnet50_se_bn3": 28_071_976,
     "resnet50_se_bn123": 29_329_448,

@@ -100,9 +100,10 @@ _ABLATIONS = [
     *("resnet50_an_bn3", "resnet50_an_bn123", "resnet50_an_all", "resnet34_an_bn2", "resnet34_an_bn12"),
     *("resnet50_se_bn2", "resnet50_se_bn3", "resnet50_se_bn123", "resnet34_se_bn2", "resnext50_32x4d_an"),
 ]
+_RIVALS = ["resnet101_gn"]
 _V1D = ["resnetv1d50", "resnetv1d50_an", "resnetv1d101", "resnetv1d101_an"]
 
-_cfgs: dict[str, Any] = {name: default_cfg() for name in _RESNETS + _ABLATIONS} | dict.fromkeys(_V1D, _DEEP)
+_cfgs: dict[str, Any] = {name: default_cfg() for name in _RESNETS + _ABLATIONS + _RIVALS} | dict.fromkeys(_V1D, _DEEP)
 default_cfgs = generate_default_cfgs(_cfgs)
 
 
@@ -187,6 +188,12 @@ def resnext50_32x4d_an(pretrained: bool = False, **kwargs: Any):
     """ResNeXt-50 32x4d, AN after the grouped 3x3 convolution of every bottleneck."""
     groups = {"cardinality": 32, "base_width": 4}
     return _bottlenecks("resnext50_32x4d_an", pretrained, kwargs, _LAYERS_50, placement="resnet_bn2", **groups)
+
+
+@register_model
+def resnet101_gn(pretrained: bool = False, **kwargs: Any):
+    """ResNet-101 with GroupNorm of 32 groups, a rival of AN in detection; timm has the like of depth 50 alone."""
+    return _bottlenecks("resnet101_gn", pretrained, kwargs, _LAYERS_101, norm_layer="groupnorm")
 
 
 @register_model
