@@ -70,8 +70,11 @@ def _load_coco(config: DataConfig, parts: Sequence[str], masks: bool) -> Detecti
             problems.append(str(error))
     if problems:
         raise DataError("; ".join(problems))
-    notes = tuple(note for part in found for note in part.notes)
-    has_masks = masks and all(part.annotations.segmentations is not None for part in found)
+    notes = [note for part in found for note in part.notes]
+    without = [name for name, part in readers.items() if part.annotations.segmentations is None]
+    has_masks = masks and not without
+    if masks and len(without) == 1 < len(found):
+        notes.append(f"coco {without[0]}: there are no masks, so those of the other part are left out too")
     datasets = {name: part.dataset(config, name, has_masks) for name, part in readers.items()}
     return DetectionData(
         name=config.dataset,
@@ -81,7 +84,7 @@ def _load_coco(config: DataConfig, parts: Sequence[str], masks: bool) -> Detecti
         has_masks=has_masks,
         mean=MEAN,
         std=STD,
-        notes=notes,
+        notes=tuple(notes),
     )
 
 
@@ -136,10 +139,9 @@ def _read_part(config: DataConfig, part: str) -> _Part:
         raise DataError(f"{reader.title}: {path} must list images; it has {reader.broken or 'none'}: export it again")
     folder = image_folder(config, part, path, reader.files[0])
     missing, escaping = absent(folder, reader.files)
-    for name in missing:
-        reader.broken.add(f"images that are not in {folder}", name)
-    for name in escaping:
-        reader.broken.add(f"file names that lead out of {folder}", name)
+    for kind, names in (("images that are not in", missing), ("file names that lead out of", escaping)):
+        for name in names:
+            reader.broken.add(f"{kind} {folder}", name if name.isprintable() else ascii(name))
     annotations = reader.read(
         skip_bad=config.coco.bad_annotations == "skip",
         skip_empty=part == "train" and config.coco.empty_images == "skip",

@@ -49,6 +49,6 @@ def large_scale_jitter(
         columns = ((left + torch.arange(w) + 0.5) * ratio_x).long()
         masks = torch.zeros(len(keep), side, side, dtype=torch.uint8)
         masks[:, :h, :w] = target["masks"][:, rows][:, :, columns]
-        keep &= masks.flatten(1).any(1)
+        keep &= masks.flatten(1).amax(1) > 0
         moved["masks"] = masks
     return square, {name: value if name == "image_id" else value[keep] for name, value in moved.items()}

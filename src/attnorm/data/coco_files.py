@@ -34,7 +34,7 @@ def annotation_file(config: DataConfig, part: str) -> Path:
         for name in (f"annotations/instances_{title}.json", f"annotations/{title}.json", f"{title}/{BESIDE}")
     ]
     for name in names:
-        if (root / name).is_file():
+        if os.path.isfile(root / name):
             return root / name
     raise DataError(
         f"{root} must hold the annotations of {part}; looked for {shortened(names, 12)}: name the file by "
@@ -65,7 +65,7 @@ def image_folder(config: DataConfig, part: str, annotations: Path, first: str) -
     named = [root / name for name in dict.fromkeys((title, f"images/{title}", bare, f"images/{bare}"))]
     folders = [annotations.parent] if annotations.name == BESIDE else [*named, root / "images", annotations.parent]
     for folder in folders:
-        if (folder / first).is_file():
+        if os.path.isfile(folder / first):  # False, too, for names that no file can have
             return folder
     for folder in folders:  # the first image is missing: that is for the checks to say, together with the others
         if folder.is_dir() and folder in (*named, root / "images"):
