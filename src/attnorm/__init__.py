@@ -49,11 +49,11 @@ __all__ = [
 
 
 def load_released(path: "str | Path", *, backbone_only: bool = False) -> "nn.Module":
-    """Load a checkpoint that the authors of AN released; see :func:`attnorm.models.released.load_released`.
+    """Load a checkpoint that the authors of AN released; see :func:`attnorm.detection.released.load_released`.
 
     This needs timm (`pip install attnorm[models]`), unlike everything else that `import attnorm` gives.
     """
-    from attnorm.models.released import load_released as load
+    from attnorm.detection.released import load_released as load
 
     return load(path, backbone_only=backbone_only)
 

@@ -164,7 +164,7 @@ def _map(
     network = _on_meta(architecture, num_classes)
     own = network.state_dict()
     names = released_names(_shapes(own), architecture.scheme)
-    _compare(architecture, entries, names)
+    refuse_misfits(architecture.scheme, architecture.model, entries, names)
     values = archive.read({theirs: entries[theirs] for theirs in names if theirs in entries})
     state: dict[str, Tensor] = {}
     filled: list[str] = []
@@ -183,12 +183,23 @@ def _map(
     return ordered, tuple(filled), half, str(getattr(network, "pretrained_cfg", {}).get("classifier", "fc"))
 
 
-def _compare(
-    architecture: Architecture,
+def refuse_misfits(
+    scheme: str,
+    model: str,
     entries: Mapping[str, TensorEntry | Tensor],
     names: Mapping[str, tuple[str, tuple[int, ...]]],
 ) -> None:
-    """Refuse entries that are missing (counters may be), too many, or of another shape."""
+    """Refuse entries that are missing (counters may be), too many, or of another shape.
+
+    Args:
+        scheme: The release.
+        model: Our name of the network that they resemble.
+        entries: By their keys.
+        names: Those that it has: their key -> (ours, their shape).
+
+    Raises:
+        CheckpointError: Counts them and names the first of each kind.
+    """
     problems = {
         "missing": [key for key in names if key not in entries and not key.endswith(_COUNTER)],
         "unexpected": [key for key in entries if key not in names],
@@ -201,7 +212,7 @@ def _compare(
     wrong = [f"{len(keys)} {what} (first: {shown(keys[0])})" for what, keys in problems.items() if keys]
     if wrong:
         raise CheckpointError(
-            f"its {len(entries)} entries must be those of {architecture.scheme}'s {architecture.model}, which they "
+            f"its {len(entries)} entries must be those of {scheme}'s {model}, which they "
             f"resemble, but {', '.join(wrong)}; it is another architecture, or not whole"
         )
 
