@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from attnorm.data import Category, DataConfig, load_data, load_detection
+from attnorm.data.augment import SampleKey
 from attnorm.errors import ConfigError, DataError
 from tests.data.coco_sets import SQUARE, annotation, config, content, write
 
@@ -17,10 +18,10 @@ POLYGON_3 = [[0, 0, 4, 0, 4, 4]]
 def test_boxes_labels_and_masks(tmp_path):
     crowd = annotation(5, 1, iscrowd=1, segmentation={"size": [16, 20], "counts": [300, 20]}, area=20)
     annotations = [annotation(3, 2, category_id=7), annotation(9, 1), annotation(4, 1, 7, bbox=[0, 1, 4, 2]), crowd]
-    data = load_detection(config(write(tmp_path, content(annotations))))
+    data = load_detection(config(write(tmp_path, content(annotations)), augment="none"))
     assert data.categories == (Category(3, "cat"), Category(7, "dog"))
     assert data.has_masks
-    images, (first, second) = data.train.__getitems__([0, 1])
+    images, (first, second) = data.train.__getitems__([SampleKey(0, 0, 0), SampleKey(1, 0, 0)])
     assert [image[:, 3, 4].tolist() for image in images] == [[10, 0, 0], [20, 0, 0]]
     assert first["boxes"].tolist() == [[2, 3, 12, 9], [0, 1, 4, 3]]  # in the order of the file, the crowd left out
     assert first["labels"].tolist() == [1, 2]
@@ -69,7 +70,7 @@ def test_images_without_annotations(tmp_path, empty_images, count):
     left_out = " and are left out (coco.empty_images keep keeps them)" if empty_images == "skip" else ""
     assert f"coco train: 2 of 3 images have no annotations to learn from{left_out}" in data.notes
     assert "coco val: 2 of 3 images have no annotations to learn from" in data.notes
-    empty = data.val[0][1]
+    empty = data.val.annotations.target(0)
     assert empty["boxes"].shape == (0, 4)
     assert empty["masks"].shape == (0, 16, 20)
     assert empty["masks"].dtype == torch.uint8
@@ -81,7 +82,7 @@ def test_boxes_without_masks(tmp_path):
     data = load_detection(config(write(tmp_path, bare, bare)))
     assert not data.has_masks
     assert not data.notes
-    assert "masks" not in data.train[0][1]
+    assert "masks" not in data.train[SampleKey(0, 0, 0)][1]
     assert data.train[1][1]["area"].tolist() == [60]  # the box's, where the file has none
     assert "segmentation" not in data.val.ground_truth()["annotations"][0]
     # of one part only: left out of both, and said
@@ -91,7 +92,7 @@ def test_boxes_without_masks(tmp_path):
     assert not load_detection(config(write(tmp_path)), masks=False).has_masks
     triangle = {**annotation(1, 1, segmentation=POLYGON_3), "area": None}
     data = load_detection(config(write(tmp_path, content([triangle]))))
-    assert data.train[0][1]["area"].tolist() == [int(data.train[0][1]["masks"].sum())]
+    assert data.train[0][1]["area"].tolist() == [int(data.train[SampleKey(0, 0, 0)][1]["masks"].sum())]
 
 
 BAD_ANNOTATIONS = [
@@ -288,6 +289,11 @@ def test_what_was_looked_for_is_named(tmp_path):
         r"looked in train, images/train, images, annotations: name the folder by coco\.train_images",
     ):
         load_detection(config(tmp_path))  # fmt: skip
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (tmp_path / "annotations" / "instances_train.json").rename(elsewhere / "a.json")
+    with pytest.raises(DataError, match=r"must hold the images of elsewhere/a\.json"):
+        load_detection(config(tmp_path, train_annotations=str(elsewhere / "a.json")), ("train",))
     (tmp_path / "annotations").rename(tmp_path / "labels")
     with pytest.raises(
         DataError,
@@ -301,8 +307,9 @@ def test_what_was_looked_for_is_named(tmp_path):
 
 def test_the_training_part_can_be_evaluated_on(tmp_path):
     write(tmp_path, val=content(images=1))
-    settings = DataConfig(dataset="coco", data_dir=str(tmp_path), val_split="train")
-    assert len(load_detection(settings).val) == 2
+    data = load_detection(config(tmp_path, val_annotations="annotations/instances_train.json"))
+    assert len(data.val) == 2  # its images are found beside it
+    assert data.val[1][0][0, 0, 0] == 20
 
 
 def test_polygons_are_those_of_the_file(tmp_path):

@@ -32,7 +32,7 @@ def test_boxes_and_masks_are_pycocotools(shared_data, name, part):
     with_objects = [id for id in theirs.imgs if theirs.getAnnIds(id, iscrowd=False)]
     assert ours.annotations.image_ids.tolist() == with_objects
     for index in range(0, len(ours), 11):
-        image, target = ours[index]
+        image, target = ours[index][0], ours.annotations.target(index)
         annotations = theirs.loadAnns(theirs.getAnnIds(with_objects[index], iscrowd=False))
         assert target["labels"].tolist() == [labels[a["category_id"]] for a in annotations]
         masks = torch.stack([torch.from_numpy(theirs.annToMask(a)) for a in annotations])

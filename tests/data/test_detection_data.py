@@ -37,7 +37,7 @@ def test_a_turned_image_is_read_as_its_annotations_saw_it(tmp_path, declared):
         part["images"][0].update(TALL)
     write(tmp_path, part)
     picture().save(tmp_path / "images" / "train" / "1.png", exif=exif(6))
-    image, target = load_detection(config(tmp_path), ("train",)).train[0]
+    image, target = load_detection(config(tmp_path, augment="none"), ("train",)).train[SampleKey(0, 0, 0)]
     stored = torch.from_numpy(np.array(picture())).permute(2, 0, 1)
     assert torch.equal(image, stored if declared == "stored" else stored.rot90(-1, (1, 2)))
     assert target["masks"].shape[1:] == image.shape[1:]
@@ -295,13 +295,16 @@ def test_a_state_of_other_batches_is_refused(mixed):
 
 def test_evaluation_reads_everything_in_order(mixed):
     evaluation = make_loader(mixed, batch_size=4, train=False)
-    assert [*chain(*map(ids, evaluation))] == list(range(1, 22))
+    batches = list(evaluation)
+    assert [*chain(*map(ids, batches))] == list(range(1, 22))
+    assert all("masks" not in target for _, targets in batches for target in targets)  # ground_truth has them
 
 
 def test_an_image_with_more_than_a_thousand_instances(tmp_path):
     boxes = [[x * 0.5, y * 0.4, 0.5, 0.4] for x in range(40) for y in range(40)]
     annotations = [annotation(i, 1, bbox=box, area=0.2) for i, box in enumerate(boxes, 1)]
-    target = load_detection(config(write(tmp_path, content(annotations))), ("train",)).train[0][1]
+    data = load_detection(config(write(tmp_path, content(annotations)), augment="none"), ("train",)).train
+    target = data[SampleKey(0, 0, 0)][1]
     torch.testing.assert_close(target["boxes"][:, :2].double(), torch.tensor(boxes)[:, :2].double())
     assert len(target["masks"]) == len(target["labels"]) == 1600
 

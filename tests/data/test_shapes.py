@@ -39,7 +39,7 @@ def test_every_picture_is_another_one(data):
 
 def test_targets_are_the_visible_parts(data):
     for index in range(20):
-        target = data.train[index][1]
+        target = data.train.annotations.target(index)
         _, masks, labels = draw("train", index, 64)
         assert torch.equal(target["masks"].bool(), torch.from_numpy(masks))
         assert target["labels"].tolist() == labels.tolist()
@@ -80,8 +80,8 @@ def test_written_and_read_again_it_is_the_same(data, tmp_path):
     for ours, theirs in ((read.train, data.train), (read.val, data.val)):
         assert len(ours) == len(theirs)
         for index in range(0, len(ours), 7):
-            (image, target), (expected_image, expected) = ours[index], theirs[index]
-            assert torch.equal(image, expected_image)
+            assert torch.equal(ours[index][0], theirs[index][0])
+            target, expected = ours.annotations.target(index), theirs.annotations.target(index)
             assert target.keys() == expected.keys()
             assert all(torch.equal(target[name], expected[name]) for name in target)
 
@@ -95,4 +95,5 @@ def test_without_masks():
     data = load_detection(DataConfig(dataset="shapes", image_size=32), ("val",), masks=False)
     assert not data.has_masks
     assert data.train is None
-    assert "masks" not in data.val[0][1]
+    assert "masks" not in data.val.annotations.target(0)
+    assert "segmentation" not in data.val.ground_truth()["annotations"][0]

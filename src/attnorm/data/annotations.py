@@ -58,12 +58,16 @@ class Annotations:
         height, width = self.sizes[index].tolist()
         return height, width
 
-    def target(self, index: int) -> Target:
+    def target(self, index: int, *, masks: bool = True) -> Target:
         """What is to be found in an image; crowds are left out.
+
+        Args:
+            index: of the image.
+            masks: whether to decode the masks, if the data set has them.
 
         Returns:
             boxes float32 (n, 4), x1 y1 x2 y2, cut to the image; labels int64 (n,); area float32 (n,); image_id int64
-            (); masks uint8 (n, H, W) where the data set has them.
+            (); masks uint8 (n, H, W).
         """
         span = np.arange(self.starts[index], self.starts[index + 1])
         chosen = span[~self.crowd[span]]
@@ -74,7 +78,7 @@ class Annotations:
             "area": torch.from_numpy(self.areas[chosen].astype(np.float32)),
             "image_id": torch.tensor(int(self.image_ids[index])),
         }
-        if self.segmentations is not None:
+        if masks and self.segmentations is not None:
             target["masks"] = self.segmentations.masks(chosen.tolist(), size)
         return target
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from attnorm.data.annotations import Annotations, Category
 from attnorm.data.coco_config import DETECTION
-from attnorm.data.coco_files import absent, annotation_file, image_folder
+from attnorm.data.coco_files import absent, annotation_file, image_folder, shown
 from attnorm.data.coco_reader import CocoReader
 from attnorm.data.config import DataConfig, shortened
 from attnorm.data.detection_data import DetectionData, DetectionDataset
@@ -141,7 +141,7 @@ def _read_part(config: DataConfig, part: str) -> _Part:
     missing, escaping = absent(folder, reader.files)
     for kind, names in (("images that are not in", missing), ("file names that lead out of", escaping)):
         for name in names:
-            reader.broken.add(f"{kind} {folder}", name if name.isprintable() else ascii(name))
+            reader.broken.add(f"{kind} {folder}", shown(name))
     annotations = reader.read(
         skip_bad=config.coco.bad_annotations == "skip",
         skip_empty=part == "train" and config.coco.empty_images == "skip",

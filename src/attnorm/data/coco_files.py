@@ -9,7 +9,7 @@ from pathlib import Path
 from attnorm.data.config import DataConfig, data_root, shortened
 from attnorm.errors import DataError
 
-VAL_SPLITS = ("val", "valid", "validation", "test")
+PARTS = {"train": ("train",), "val": ("val", "valid", "validation", "test")}  # what each may be called
 YEARS = ("2017", "2014", "")  # COCO's parts are called train2017 and val2017
 BESIDE = "_annotations.coco.json"  # Roboflow's name for the file beside its images
 
@@ -26,10 +26,9 @@ def annotation_file(config: DataConfig, part: str) -> Path:
         if (root / given).is_file():
             return root / given
         raise DataError(f"coco.{part}_annotations must name a file within {root}; there is no {given}")
-    split = config.train_split if part == "train" else config.val_split
     names = [
         name
-        for base in ((split,) if split else VAL_SPLITS)
+        for base in PARTS[part]
         for title in (base + year for year in YEARS)
         for name in (f"annotations/instances_{title}.json", f"annotations/{title}.json", f"{title}/{BESIDE}")
     ]
@@ -71,9 +70,14 @@ def image_folder(config: DataConfig, part: str, annotations: Path, first: str) -
         if folder.is_dir() and folder in (*named, root / "images"):
             return folder
     raise DataError(
-        f"{root} must hold the images of {annotations.relative_to(root)}, such as {first}; looked in "
+        f"{root} must hold the images of {os.path.relpath(annotations, root)}, such as {shown(first)}; looked in "
         f"{shortened([os.path.relpath(folder, root) for folder in folders])}: name the folder by coco.{part}_images"
     )
+
+
+def shown(name: str) -> str:
+    """A file name from a JSON file, fit for a message."""
+    return name if name.isprintable() else ascii(name)
 
 
 def absent(folder: Path, names: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -40,13 +40,13 @@ class DataConfig:
             (local WebDataset shards, images with .cls labels) or "hfds:NAME" (a Hugging Face data set). A path that
             follows "tar:" or "wds:" is taken within data_dir. For detection: "coco" (any data set with COCO's JSON
             files) and "shapes" (generated; nothing to download).
-        data_dir: the folder that holds the data; not needed for digits; the cache folder for hfds.
+        data_dir: the folder that holds the data; not needed for digits and shapes; the cache folder for hfds.
         train_split: the part to train on. For the built-in sets "train"; else a folder's or a reader's split name.
         val_split: the part to evaluate on. None: the set's own ("test" for the built-in sets; the first of val,
             validation, test that is there for a folder). For the built-in sets also "val": a tenth of the training
             part, the same number of each class, which is then left out of training.
         image_size: side of the square images in pixels. None: the set's own (digits 8, fashion_mnist 28, cifar 32,
-            everything else 224).
+            shapes 128, everything else 224). Not for coco, whose images keep their sizes.
         augment: none, flip (left-right, half of the images), crop_flip (4 pixels of black added on each side, a random
             crop of the old size, flip), rrc_flip (a random part of 8 to 100 % of the area and of aspect ratio 3/4 to
             4/3, resized; flip). "default": none for digits, flip for fashion_mnist, crop_flip for cifar, else rrc_flip.

@@ -23,10 +23,11 @@ from attnorm.errors import DataError
 class DetectionDataset(Dataset[tuple[Tensor, Target]]):
     """Images with what is to be found in them, decoded when asked for.
 
-    A plain index gives the image itself, a `SampleKey` augments it: how depends on the key alone. An unreadable image
-    is named in a warning, once. In training the next readable one takes its place (of the same orientation, if there is
-    one); in evaluation it is left out, so that a batch can be shorter, even empty. More than `max_bad_images` of them
-    end the run.
+    A plain index gives the image itself, without masks: evaluation compares with `ground_truth`, and those of a large
+    image, decoded, can fill gigabytes. A `SampleKey` gives it augmented, as the key alone says, with masks. An
+    unreadable image is named in a warning, once. In training the next readable one takes its place (of the same
+    orientation, if there is one); in evaluation it is left out, so that a batch can be shorter, even empty. More than
+    `max_bad_images` of them end the run.
 
     Args:
         annotations: of the images.
@@ -76,7 +77,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
 
     @property
     def has_masks(self) -> bool:
-        """Whether the targets have masks."""
+        """Whether there are masks."""
         return self.annotations.segmentations is not None
 
     @property
@@ -102,7 +103,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
     def _pair(self, key: int | SampleKey) -> tuple[Image.Image, Target] | None:
         if not isinstance(key, SampleKey):
             image = self._read(key)
-            return None if image is None else (image, self.annotations.target(key))
+            return None if image is None else (image, self.annotations.target(key, masks=False))
         for index in self._instead_of(key.sample):
             image = self._read(index)
             if image is not None:
@@ -145,7 +146,7 @@ class DetectionData:
         train: the training part (None when not asked for).
         val: the evaluation part (None when not asked for).
         categories: in the order of the labels, of which the first is 1.
-        has_masks: whether the targets have masks.
+        has_masks: whether there are masks, in both parts.
         mean: per channel, on the scale 0 to 1.
         std: likewise.
         notes: sentences with the counts of what was left out or changed; for the log.
