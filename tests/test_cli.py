@@ -14,11 +14,14 @@ from PIL import Image
 import attnorm
 from attnorm import cli
 from attnorm.cli import main
+from attnorm.data.coco_config import CocoConfig
+from attnorm.detection.config import DetectorConfig
 from attnorm.errors import ConfigError
 from attnorm.options import normalise, parse_settings
 from attnorm.training.config import TrainConfig
 from attnorm.training.use_config import EvalConfig, ModelsConfig, PredictConfig
 
+DETECTOR = ["train", "--model", "mask_rcnn_resnet18_fpn", "--dataset", "shapes", "--output", "o"]
 RECIPES = sorted((Path(__file__).parents[1] / "configs" / "quickstart").glob("*.yaml"))
 
 # A flag is a promise: scripts and recipes rely on it. Adding one is a decision, and so is a line here.
@@ -158,7 +161,8 @@ def test_recipes_are_accepted(path):
     if "models" in content:
         check_compare(parse_settings(CompareConfig, ["--config", str(path)], command="attnorm compare", recipe=True))
     else:
-        flags = ["--config", str(path), "--model", "m", "--output", "o"]
+        named = [] if "model" in content else ["--model", "m"]
+        flags = ["--config", str(path), *named, "--output", "o"]
         check_recipe(parse_settings(TrainConfig, flags, command="attnorm train", recipe=True))
 
 
@@ -173,6 +177,12 @@ def test_recipes_are_accepted(path):
         (["train", "--model", "m", "--output", "o", "--epochs", "0"], "epochs must be at least 1, got 0"),
         (["train", "--model", "m", "--output", "o", "--dataset", "digit"], "dataset must be one of digits"),
         (["train", "--model", "m", "--output", "o", "--lr", "0.1", "--lr-base", "0.1"], "lr and lr_base exclude"),
+        ([*DETECTOR, "--detector.box-head", "3fc"], "detector.box_head: must be one of '2fc', '4conv1fc', got 3fc"),
+        ([*DETECTOR, "--detector.box-norm", "gn"], "detector.box_norm gn needs convolutions: take box_head 4conv1fc"),
+        ([*DETECTOR, "--detector.min-size", "x"], "detector.min_size: must be one of int, [int, ...], got x"),
+        ([*DETECTOR, "--detector.head", "x"], "unrecognized arguments: --detector.head"),
+        ([*DETECTOR, "--coco.jitter-size", "9"], "coco.jitter_size must be at least 32 pixels; got 9"),
+        ([*DETECTOR, "--decay-milestones", "16,22"], "decay_milestones: must be a list such as [1,2], got 16,22"),
         (["train", "--model", "resnet8_cifra", "--output", "no/where"], "did you mean resnet8_cifar"),
         (["train", "--model", "m", "--output", "o", "--config", "nowhere.yaml"], "nowhere.yaml"),
         (["eval"], "required: checkpoint"),
@@ -200,6 +210,15 @@ def test_a_recipe_with_an_unknown_field(said, tmp_path):
     assert code == 2
     assert "no field 'learning_rate'" in line
     assert not (tmp_path / "run").exists()
+
+
+def test_sections_from_a_recipe_and_from_flags(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("detector:\n  min_size: [64, 96]\n  box_head: 4conv1fc\ncoco:\n  augment: lsj\n")
+    flags = ["--config", str(recipe), *DETECTOR[1:], "--detector.max-size", "128", "--no-coco.aspect-grouping"]
+    config = parse_settings(TrainConfig, flags, command="attnorm train", recipe=True)
+    assert config.detector == DetectorConfig(min_size=(64, 96), max_size=128, box_head="4conv1fc")
+    assert config.coco == CocoConfig(augment="lsj", aspect_grouping=False)
 
 
 def folder_of_images(root, parts=("train", "val"), classes=("cat", "dog"), count=3):

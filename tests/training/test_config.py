@@ -2,11 +2,14 @@ from dataclasses import asdict, fields, replace
 
 import pytest
 
+from attnorm.data.coco_config import CocoConfig
+from attnorm.detection.config import DetectorConfig
 from attnorm.errors import ConfigError
 from attnorm.training.checks import check_recipe
-from attnorm.training.config import TrainConfig, resolve, resume_differences
+from attnorm.training.config import TrainConfig, recorded, resolve, resume_differences
 
 CONFIG = TrainConfig(model="resnet8_cifar", output="out")
+DETECTOR = TrainConfig(model="mask_rcnn_resnet18_fpn", dataset="shapes", output="out")
 
 WRONG = {
     "batch_size": {"batch_size": 0},
@@ -29,6 +32,18 @@ WRONG = {
     "min_lr": {"min_lr": 0.2, "lr": 0.1},
     "warmup_lr": {"warmup_lr": 0.2, "lr": 0.1},
     "warmup_epochs": {"warmup_epochs": 3, "epochs": 3},
+    "warmup_iters must not be negative": {"warmup_iters": -1},
+    "warmup_epochs and warmup_iters exclude": {"warmup_epochs": 1.0, "warmup_iters": 500},
+    "decay_milestones must be epochs in ascending order": {"sched": "multistep"},
+    "in ascending order": {"sched": "multistep", "decay_milestones": (3, 2)},
+    "decay_milestones must be less than epochs .3.": {"sched": "multistep", "decay_milestones": (3,), "epochs": 3},
+    "decay_rate must be above 0": {"sched": "multistep", "decay_milestones": (3,), "decay_rate": 1.0},
+    "min_lr belongs to sched cosine": {"sched": "multistep", "decay_milestones": (3,), "min_lr": 0.01},
+    "belong to sched multistep": {"decay_milestones": (3,)},
+    "pretrained and initial_checkpoint exclude": {"pretrained": True, "initial_checkpoint": "x.safetensors"},
+    "dataset coco has boxes and needs a detector": {"dataset": "coco"},
+    r"detector\.\* is for detectors": {"detector": DetectorConfig(min_size=64)},
+    r"coco\.\* is for detectors": {"coco": CocoConfig(augment="lsj")},
     "nesterov": {"nesterov": True, "opt": "adamw"},
     "weight_decay must be a finite": {"weight_decay": float("nan")},
     "lr must be a finite": {"lr": float("inf")},
@@ -41,9 +56,58 @@ def test_contradictions_are_refused_by_name(name, changes):
         check_recipe(replace(CONFIG, **changes))
 
 
+NOT_FOR_DETECTORS = {
+    "num_classes": 4,
+    "in_chans": 1,
+    "val_split": "val",
+    "augment": "flip",
+    "interpolation": "bicubic",
+    "crop_pct": 0.9,
+    "init": "released",
+    "drop": 0.1,
+    "mixup": 0.2,
+    "cutmix": 1.0,
+    "smoothing": 0.1,
+    "sync_bn": True,
+    "torchcompile": True,
+}
+
+
+@pytest.mark.parametrize(("name", "value"), NOT_FOR_DETECTORS.items(), ids=NOT_FOR_DETECTORS)
+def test_what_detectors_have_no_use_for_is_refused(name, value):
+    with pytest.raises(ConfigError, match=f"{name} is not for detectors .*; got .* with mask_rcnn_resnet18_fpn"):
+        check_recipe(replace(DETECTOR, **{name: value}))
+
+
+def test_detectors_and_data_of_boxes_go_together():
+    with pytest.raises(ConfigError, match="is a detector and needs dataset coco or shapes; got dataset digits"):
+        check_recipe(replace(DETECTOR, dataset="digits"))
+    with pytest.raises(ConfigError, match="image_size is not for dataset coco"):
+        check_recipe(replace(DETECTOR, dataset="coco", image_size=512))
+    with pytest.raises(ConfigError, match="a detector must be named"):
+        check_recipe(replace(DETECTOR, model="mask_rcnn_resnet18"))
+
+
 def test_defaults_are_accepted():
-    check_recipe(CONFIG)
-    check_recipe(resolve(CONFIG))
+    for config in (CONFIG, DETECTOR):
+        check_recipe(config)
+        check_recipe(resolve(config))
+
+
+def test_defaults_of_a_detector():
+    """Two images a process, 0.02 for 16 of them: 8 processes have the published rate, one has an eighth of it."""
+    config = resolve(DETECTOR)
+    assert (config.batch_size, config.lr, config.lr_base, config.lr_base_size) == (2, None, 0.02, 16)
+    assert DETECTOR.peak_lr(8) == config.peak_lr(8) == 0.02
+    assert config.peak_lr() == 0.0025
+    assert (resolve(CONFIG).batch_size, resolve(CONFIG).lr) == (128, 0.1)
+    assert (config.detector.frozen_stages, config.detector.norm_policy) == (0, "train")
+    assert resolve(replace(DETECTOR, pretrained=True)).detector.norm_policy == "eval"
+
+
+def test_a_warm_up_in_batches_has_no_length_in_epochs():
+    config = resolve(replace(CONFIG, warmup_iters=500))
+    assert (config.warmup_iters, config.warmup_epochs) == (500, None)
 
 
 def test_wandb_is_named_with_the_extra_that_installs_it(monkeypatch):
@@ -83,6 +147,23 @@ def test_resume_names_what_differs_and_lets_pass_what_does_not_change_the_result
     assert resume_differences(recorded, free) == []
     changed = replace(CONFIG, lr=0.2, dataset="cifar10", seed=1)
     assert resume_differences(recorded, changed) == ["dataset: digits -> cifar10", "lr: 0.1 -> 0.2", "seed: 0 -> 1"]
+
+
+def test_resume_names_fields_of_sections():
+    before = recorded(resolve(DETECTOR))
+    assert resume_differences(before, DETECTOR) == []
+    other = replace(DETECTOR, detector=DetectorConfig(min_size=(64, 96)), coco=CocoConfig(augment="none"))
+    assert resume_differences(before, other) == [
+        "coco.augment: flip -> none",
+        "detector.min_size: 800 -> [64, 96]",
+    ]
+    del before["detector"]["box_samples"], before["coco"]["jitter_size"]  # a run older than these
+    assert resume_differences(before, DETECTOR) == []
+
+
+def test_files_of_classification_have_no_sections_of_detection():
+    assert not {"detector", "coco"} & recorded(CONFIG).keys()
+    assert recorded(DETECTOR)["detector"]["num_components"] == [10, 10, 20, 20]
 
 
 def test_a_run_older_than_a_field_had_its_default():

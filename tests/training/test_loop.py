@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 
 from attnorm.data import load_data, make_loader
 from attnorm.errors import CheckpointError, ConfigError, DataError, DivergedError, JobError
@@ -23,16 +22,9 @@ from attnorm.training.evaluation import evaluate
 from attnorm.training.loop import fit
 from attnorm.training.schedule import learning_rate
 
+from .runs import Stopped, assert_same_weights, stop_at, weights
+
 RANDOM = {"mixup": 0.2, "smoothing": 0.1, "drop": 0.2, "model_ema": True, "model_ema_decay": 0.9}
-
-
-def weights(config, name="last"):
-    return load_file(Path(config.output) / f"{name}.safetensors")
-
-
-def assert_same_weights(a, b):
-    assert a.keys() == b.keys()
-    assert [name for name in a if not torch.equal(a[name], b[name])] == []
 
 
 def losses(record):
@@ -82,21 +74,6 @@ def test_the_same_seed_gives_the_same_curve_and_another_does_not(tiny, elsewhere
     assert losses(records[0]) == losses(records[1])
     assert losses(records[0]) != losses(records[2])
     assert_same_weights(weights(configs[0]), weights(configs[1]))
-
-
-class Stopped(Exception):
-    """The power went off."""
-
-
-def stop_at(monkeypatch, epoch, batch):
-    original = module_file.TrainModule.training_step
-
-    def step(self, data, batch_idx):
-        if (self.current_epoch, batch_idx) == (epoch, batch):
-            raise Stopped
-        return original(self, data, batch_idx)
-
-    monkeypatch.setattr(module_file.TrainModule, "training_step", step)
 
 
 @pytest.mark.parametrize(

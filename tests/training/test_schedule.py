@@ -45,3 +45,28 @@ def test_warm_up_of_half_an_epoch():
     rates = [learning_rate(0, i, 4, lr=1.0, epochs=3, warmup_epochs=0.5) for i in range(3)]
     assert rates[:2] == [0.5, 1.0]
     assert rates[2] == pytest.approx(0.5 * (1 + math.cos(math.pi * 0.1)))
+
+
+def test_steps_of_the_published_detectors():
+    """Lr 0.02, a tenth after 16 and after 22 epochs, up from a third of it in 500 batches; 7330 batches an epoch."""
+    settings = {"lr": 0.02, "epochs": 24, "milestones": (16, 22), "warmup_epochs": 500 / 7330, "warmup_lr": 0.02 / 3}
+    hand = [
+        (0, 0, 0.02 / 3 + 0.04 / 3 / 500),  # the first of 500 steps of the warm-up
+        (0, 249, 0.02 * 2 / 3),  # its middle
+        (0, 499, 0.02),
+        (0, 500, 0.02),
+        (15, 7329, 0.02),
+        (16, 0, 0.002),
+        (21, 7329, 0.002),
+        (22, 0, 0.0002),
+        (23, 7329, 0.0002),
+    ]
+    for epoch, iteration, expected in hand:
+        assert learning_rate(epoch, iteration, 7330, **settings) == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_milestone_within_the_warm_up():
+    rates = [
+        learning_rate(e, 0, 1, lr=1.0, epochs=5, warmup_epochs=4, milestones=(2,), decay_rate=0.5) for e in range(5)
+    ]
+    assert rates == [0.25, 0.5, 0.375, 0.5, 0.5]

@@ -211,22 +211,23 @@ def resolve(config: TrainConfig) -> TrainConfig:
 
 def recorded(config: Recipe) -> dict[str, Any]:
     """The configuration as files hold it: dictionaries and lists, without the sections that are for detection alone."""
-    content = _plain(asdict(config))
+    content = plain(asdict(config))
     if not config.detects:
         del content["coco"], content["detector"]
     return content
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Nested dictionaries and sequences as JSON gives them back."""
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _flat(content: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of sections beside the others, as "section.name"."""
     flat: dict[str, Any] = {}
-    for key, value in _plain(content).items():
+    for key, value in plain(content).items():
         flat |= {f"{key}.{name}": item for name, item in value.items()} if isinstance(value, dict) else {key: value}
     return flat
 

@@ -14,7 +14,7 @@ from attnorm.data.loader import TrainSampler
 from attnorm.errors import ConfigError
 from attnorm.files import write_text_atomic
 from attnorm.training.checks import check_recipe
-from attnorm.training.config import TrainConfig, recorded, resolve
+from attnorm.training.config import TrainConfig, plain, recorded, resolve
 from attnorm.training.metric import best_row
 from attnorm.training.optimizer import check_optimizer
 from attnorm.training.output import RECORD, Start, find_start
@@ -184,5 +184,5 @@ def _record(
         versions=versions(),
         git=git_state(),
         environment=environment(device),
-        initial=None if task.initial is None else task.initial.to_dict(),
+        initial=None if task.initial is None else plain(task.initial.to_dict()),
     )
