@@ -34,8 +34,9 @@ TRAIN_FLAGS = """
     warmup_iters warmup_lr weight_decay workers
 """
 EVAL_FLAGS = """
-    amp amp_dtype batch_size channels_last checkpoint crop_pct data_dir dataset device id_dir image_size interpolation
-    json max_bad_images outlier_score restrict_classes val_split workers
+    amp amp_dtype annotations backend batch_size channels_last checkpoint crop_pct data_dir dataset device id_dir
+    image_size images interpolation iou_type json max_bad_images outlier_score per_category predictions restrict_classes
+    save_predictions val_split workers
 """
 
 
@@ -101,7 +102,9 @@ def test_help_and_version(capsys):
 def test_flags_are_frozen():
     assert sorted(item.name for item in fields(TrainConfig)) == TRAIN_FLAGS.split()
     assert sorted(item.name for item in fields(EvalConfig)) == EVAL_FLAGS.split()
-    assert sorted(item.name for item in fields(PredictConfig)) == ["checkpoint", "device", "input", "output"]
+    assert sorted(item.name for item in fields(PredictConfig)) == (
+        ["checkpoint", "device", "input", "output", "score_threshold"]
+    )
     assert sorted(item.name for item in fields(ModelsConfig)) == ["describe", "filter", "json", "plot"]
 
 
@@ -185,7 +188,7 @@ def test_recipes_are_accepted(path):
         ([*DETECTOR, "--decay-milestones", "16,22"], "decay_milestones: must be a list such as [1,2], got 16,22"),
         (["train", "--model", "resnet8_cifra", "--output", "no/where"], "did you mean resnet8_cifar"),
         (["train", "--model", "m", "--output", "o", "--config", "nowhere.yaml"], "nowhere.yaml"),
-        (["eval"], "required: checkpoint"),
+        (["eval"], "a checkpoint, or annotations and predictions, must be given; got neither"),
         (["eval", "--checkpoint", "x", "--batch-size", "0"], "batch_size must be at least 1"),
         (["models", "--filter", "vgg*"], "'vgg*' matches none"),
         (["models", "--describe", "aognet_13m"], "got 'aognet_13m': did you mean aognet_12m"),

@@ -64,7 +64,7 @@ def evaluate_detector(
 
     Args:
         detector: its training mode is put back afterwards.
-        loader: gives images and targets, of which only `image_id` is read.
+        loader: gives images and targets, of which only `image_id` is read; a batch may be empty.
         ground_truth: COCO's images, annotations and categories of the whole data set.
         device: where to compute.
         precision: "32", "bf16" or "fp16".
@@ -87,6 +87,8 @@ def evaluate_detector(
     detector.eval()
     try:
         for images, targets in loader:
+            if not images:
+                continue  # none of the batch could be read
             with autocast(precision, torch.device(device)):
                 detections = detector.detect([image.to(device, non_blocking=True) for image in images])
             if not masks:

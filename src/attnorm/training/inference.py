@@ -3,7 +3,7 @@
 import math
 import sys
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -16,7 +16,7 @@ from attnorm.training.checkpoint import CheckpointMeta, load_checkpoint
 from attnorm.training.evaluation import Tally, evaluate
 from attnorm.training.outliers import OutlierTally
 from attnorm.training.processes import Processes, check_precision, choose_device, process_group
-from attnorm.training.use_config import EvalConfig
+from attnorm.training.use_config import CLASSIFIER_FIELDS, DETECTOR_FIELDS, EvalConfig
 
 
 def evaluate_checkpoint(config: EvalConfig) -> dict[str, Any]:
@@ -26,14 +26,16 @@ def evaluate_checkpoint(config: EvalConfig) -> dict[str, Any]:
         config: what to evaluate on what. What is not given is taken from the checkpoint.
 
     Returns:
-        checkpoint, model, dataset, `classes` (those of the data set), `outputs` (those of the network that compete),
-        count, `left_out` (images without a right answer), top1, top5 (percent) and loss (None when not finite, or when
-        images have several labels), and `published`: the authors' results of a network of that name on that data set,
-        with recipe, top1, top5 and source. For imagenet_o, in place of top1, top5, loss and published, what
-        `OutlierTally.result` gives, with the score's name. Of several data sets: checkpoint, model and `results`, a
-        list of such dictionaries. Written to `config.json` too when that is given.
+        Of a detector see `attnorm.training.inference_detection`. Else checkpoint, model, dataset, `classes` (those of
+        the data set), `outputs` (those of the network that compete), count, `left_out` (images without a right answer),
+        top1, top5 (percent) and loss (None when not finite, or when images have several labels), and `published`: the
+        authors' results of a network of that name on that data set, with recipe, top1, top5 and source. For imagenet_o,
+        in place of top1, top5, loss and published, what `OutlierTally.result` gives, with the score's name. Of several
+        data sets: checkpoint, model and `results`, a list of such dictionaries. Written to `config.json` too when that
+        is given.
 
     Raises:
+        ConfigError: a setting does nothing for such a network.
         CheckpointError: the checkpoint cannot be used.
         DataError: the data are missing, damaged, or of other classes or channels than the network's.
     """
@@ -41,7 +43,13 @@ def evaluate_checkpoint(config: EvalConfig) -> dict[str, Any]:
     device = choose_device(config.device, processes)
     precision = ("bf16" if config.amp_dtype == "bfloat16" else "fp16") if config.amp else "32"
     check_precision(precision, device)
+    assert config.checkpoint is not None  # a results file is measured elsewhere
     model, meta = load_checkpoint(config.checkpoint)
+    config.refuse_all_but(DETECTOR_FIELDS if meta.detector else CLASSIFIER_FIELDS, meta.model)
+    if meta.detector is not None:
+        from attnorm.training.inference_detection import evaluate_detector_checkpoint
+
+        return evaluate_detector_checkpoint(config, cast(Any, model), meta, processes, device, precision)
     sets = [_settings(config, meta, name) for name in config.datasets or (meta.dataset,)]
     with process_group(processes, device):
         # All before the first is evaluated: what is missing is to be known at once.
@@ -62,7 +70,7 @@ def evaluate_checkpoint(config: EvalConfig) -> dict[str, Any]:
 
 
 def describe(result: dict[str, Any]) -> list[str]:
-    """A result of `evaluate_checkpoint` in lines to print, the published numbers below the measured ones."""
+    """The result for a classification network in lines to print, the published numbers below the measured ones."""
     if "results" in result:
         return [line for one in result["results"] for line in describe(one)]
     if "aupr" in result:
@@ -106,7 +114,7 @@ def _load(config: EvalConfig, meta: CheckpointMeta, settings: DataConfig) -> tup
     own = data.classes
     if own != meta.classes and set(own) <= set(meta.classes):
         data = load_data(settings, ("val",), meta.classes, id_dir=id_dir)
-    _check_fit(data, meta, config.checkpoint)
+    _check_fit(data, meta, str(config.checkpoint))
     if data.outputs is not None:
         return data, len(data.outputs)
     if config.restrict_classes and data.classes == meta.classes:
@@ -118,7 +126,7 @@ def _measure(
     config: EvalConfig, model: nn.Module, meta: CheckpointMeta, data: ImageData, precision: str, device: torch.device
 ) -> dict[str, Any]:
     assert data.val is not None
-    loader = make_loader(data.val, batch_size=config.batch_size, train=False, workers=config.workers)
+    loader = make_loader(data.val, batch_size=config.batch_size or 256, train=False, workers=config.workers)
     outliers = data.measure == "outliers"
     measure = OutlierTally(data.outputs, config.outlier_score) if outliers else Tally(device, data.outputs)
     numbers = evaluate(

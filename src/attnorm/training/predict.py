@@ -1,12 +1,12 @@
-"""`attnorm predict`: the most likely classes of images, as JSON and as pictures."""
+"""`attnorm predict`: the most likely classes of images, or the objects in them, as JSON and as pictures."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
-from attnorm.errors import DataError
+from attnorm.errors import ConfigError, DataError
 from attnorm.files import replacing, write_json_atomic
 from attnorm.training.checkpoint import CheckpointMeta, load_checkpoint
 from attnorm.training.objective import prepare_images
@@ -17,18 +17,47 @@ TOP = 5
 EXTENSIONS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
 
+class Predictor(Protocol):
+    """What is done with each image.
+
+    Attributes:
+        ending: of the names of the pictures.
+        model: name of the network.
+    """
+
+    ending: str
+    model: str
+
+    def read(self, path: Path) -> Any:
+        """The image; raises what reading a damaged one raises."""
+        ...
+
+    def predict(self, image: Any, picture: Path) -> dict[str, Any]:
+        """Draws the answer to a file, and gives it."""
+        ...
+
+    def summary(self) -> dict[str, Any]:
+        """What there is to say besides the answers."""
+        ...
+
+
 def predict(config: PredictConfig) -> dict[str, Any]:
     """Classifies images one by one, prepared as the evaluation of the run that made the checkpoint prepared its own.
+
+    With a detector's checkpoint, detects what is in them.
 
     Args:
         config: checkpoint, images, and the folder for predictions.json and one PNG per image.
 
     Returns:
         The content of predictions.json: checkpoint, model, `predictions` (image, picture, and `top` with label,
-        class index and probability, the best first) and `unreadable`, the names of images that could not be read.
+        class index and probability, the best first) and `unreadable`, the names of images that could not be read. Of a
+        detector, `predictions` has image, picture, image_id, height, width and the number of `objects`; besides there
+        are score_threshold, `categories` (id, name) and `results`: the objects as entries of COCO's result files.
 
     Raises:
         CheckpointError: the checkpoint cannot be used.
+        ConfigError: a score threshold for a network that detects nothing.
         DataError: there are no images.
     """
     from PIL import UnidentifiedImageError
@@ -36,29 +65,64 @@ def predict(config: PredictConfig) -> dict[str, Any]:
     device = choose_device(config.device, Processes())
     output, root = Path(config.output), Path(config.input)
     images = find_images(root, output)
-    model, meta = load_checkpoint(config.checkpoint)
-    model = model.to(device)
+    predictor = _predictor(config, device)
     predictions: list[dict[str, Any]] = []
     unreadable: list[str] = []
     for path in images:
         try:
-            shown, pixels = read_image(path, meta)
-        except (OSError, UnidentifiedImageError, ValueError, SyntaxError):
+            image = predictor.read(path)
+        except (OSError, UnidentifiedImageError, ValueError, SyntaxError, DataError):
             unreadable.append(str(path))
             continue
-        top = classify(model, pixels, meta, device)
         name = path.relative_to(root) if root.is_dir() else Path(path.name)
-        picture = output / name.parent / f"{name.name}.top5.png"
-        draw(shown, top, picture)
-        predictions.append({"image": str(path), "picture": str(picture.relative_to(output)), "top": top})
+        picture = output / name.parent / f"{name.name}.{predictor.ending}.png"
+        answer = predictor.predict(image, picture)
+        predictions.append({"image": str(path), "picture": str(picture.relative_to(output)), **answer})
     result = {
         "checkpoint": config.checkpoint,
-        "model": meta.model,
+        "model": predictor.model,
         "predictions": predictions,
         "unreadable": unreadable,
+        **predictor.summary(),
     }
     write_json_atomic(output / "predictions.json", result)
     return result
+
+
+def _predictor(config: PredictConfig, device: torch.device) -> Predictor:
+    model, meta = load_checkpoint(config.checkpoint)
+    if meta.detector is not None:
+        from attnorm.training.predict_detection import DetectionPredictor
+
+        return DetectionPredictor(cast(Any, model.to(device)), meta, config.score_threshold)
+    if config.score_threshold is not None:
+        raise ConfigError(f"score_threshold is for detectors, and {config.checkpoint} is a {meta.model}: leave it out")
+    return ClassPredictor(model.to(device), meta)
+
+
+class ClassPredictor:
+    """See `Predictor`: the most likely classes."""
+
+    ending = f"top{TOP}"
+
+    def __init__(self, model: nn.Module, meta: CheckpointMeta) -> None:
+        self.network, self.meta = model, meta
+        self.model = meta.model
+
+    def read(self, path: Path) -> tuple[Any, Tensor]:
+        """The image to show, and its pixels."""
+        return read_image(path, self.meta)
+
+    def predict(self, image: tuple[Any, Tensor], picture: Path) -> dict[str, Any]:
+        """Bars beside the image; `top`."""
+        shown, pixels = image
+        top = classify(self.network, pixels, self.meta, next(self.network.parameters()).device)
+        draw(shown, top, picture)
+        return {"top": top}
+
+    def summary(self) -> dict[str, Any]:
+        """Nothing besides."""
+        return {}
 
 
 def find_images(path: Path, output: Path) -> list[Path]:

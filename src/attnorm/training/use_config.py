@@ -1,9 +1,25 @@
 """Settings of the commands that use a finished network, or look for one. Imports nothing heavy."""
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from attnorm.errors import ConfigError
+
+# The fields of EvalConfig that have a meaning for a results file, a detector and a classification network.
+RESULTS_FIELDS = ("annotations", "predictions", "iou_type", "backend", "per_category", "json")
+COMMON_FIELDS = (
+    *("checkpoint", "dataset", "data_dir", "val_split", "max_bad_images", "batch_size", "workers", "device"),
+    *("amp", "amp_dtype", "json"),
+)
+DETECTOR_FIELDS = (
+    *COMMON_FIELDS,
+    *("image_size", "annotations", "images", "backend", "per_category", "save_predictions"),
+)
+CLASSIFIER_FIELDS = (
+    *COMMON_FIELDS,
+    *("id_dir", "outlier_score", "restrict_classes", "image_size", "crop_pct", "interpolation", "channels_last"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +52,8 @@ class ModelsConfig:
 class EvalConfig:
     """A checkpoint measured on the evaluation part of a data set, beside what was published where something was.
 
+    Or detections in a results file, measured against the ground truth: annotations and predictions, no checkpoint.
+
     Args:
         checkpoint: .safetensors file that `attnorm train` or `attnorm convert` wrote.
         dataset: data set, named as for `attnorm train`, or several separated by commas; the one it was trained on when
@@ -49,11 +67,20 @@ class EvalConfig:
         outlier_score: for imagenet_o, what an image counts as an outlier by: a low largest probability, or logit.
         restrict_classes: for data with some of the network's classes, let only their outputs compete; always so for
             imagenet_a and imagenet_r, whose protocol it is.
-        image_size: side of the images in pixels; the checkpoint's when not given.
+        image_size: side of the images in pixels; the checkpoint's when not given. Of a detector's checkpoint only for
+            dataset shapes, the side of the pictures that are drawn.
         crop_pct: part of the image that the centre crop keeps; the checkpoint's when not given.
         interpolation: how images are resized; the checkpoint's when not given.
         max_bad_images: unreadable images that are named and skipped before the job stops.
-        batch_size: images per step and process.
+        annotations: the ground truth in COCO's JSON; of a detector's checkpoint the file within data_dir, found by name
+            when not given.
+        images: of a detector's checkpoint, the folder of the images within data_dir; found when not given.
+        predictions: COCO's JSON of results that are measured in place of a checkpoint.
+        iou_type: of predictions, whether boxes (bbox) or masks (segm) are compared; bbox when not given.
+        backend: library that computes COCO's numbers; both give the same.
+        per_category: print the AP of each category, even of more than 20; JSON always has it.
+        save_predictions: write what a detector's checkpoint finds to this file, as COCO's JSON of results.
+        batch_size: images per step and process; when not given 256, or 2 of a detector.
         workers: processes that read data.
         device: auto takes a CUDA device where there is one.
         amp: mixed precision.
@@ -62,7 +89,7 @@ class EvalConfig:
         json: also write the result to this file.
     """
 
-    checkpoint: str
+    checkpoint: str | None = None
     dataset: str | None = None
     data_dir: str | None = None
     val_split: str | None = None
@@ -73,7 +100,14 @@ class EvalConfig:
     crop_pct: float | None = None
     interpolation: str | None = None
     max_bad_images: int = 10
-    batch_size: int = 256
+    annotations: str | None = None
+    images: str | None = None
+    predictions: str | None = None
+    iou_type: Literal["bbox", "segm"] | None = None
+    backend: Literal["faster-coco-eval", "pycocotools"] = "faster-coco-eval"
+    per_category: bool = False
+    save_predictions: str | None = None
+    batch_size: int | None = None
     workers: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     amp: bool = False
@@ -83,7 +117,8 @@ class EvalConfig:
 
     def __post_init__(self) -> None:
         """Refuses what cannot be meant."""
-        if self.batch_size < 1:
+        self._check_what_is_measured()
+        if self.batch_size is not None and self.batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, got {self.batch_size}")
         if self.workers < 0:
             raise ConfigError(f"workers must not be negative, got {self.workers}")
@@ -91,6 +126,32 @@ class EvalConfig:
             raise ConfigError(f"dataset must name each data set once, got {self.dataset}")
         if self.id_dir is not None and "imagenet_o" not in self.datasets:
             raise ConfigError(f"id_dir belongs to dataset imagenet_o, got dataset {self.dataset}")
+
+    def _check_what_is_measured(self) -> None:
+        given = [name for name in ("annotations", "predictions") if getattr(self, name) is not None]
+        if self.checkpoint is None and len(given) < 2:
+            raise ConfigError(
+                f"a checkpoint, or annotations and predictions, must be given; got {given[0] if given else 'neither'}"
+            )
+        if self.checkpoint is not None and self.predictions is not None:
+            raise ConfigError("checkpoint and predictions exclude each other: each is measured by itself; got both")
+        if self.checkpoint is not None and self.iou_type is not None:
+            raise ConfigError(
+                "iou_type belongs to predictions; of a detector's checkpoint all that it finds is measured"
+            )
+        if self.checkpoint is None:
+            self.refuse_all_but(RESULTS_FIELDS, "predictions")
+
+    def refuse_all_but(self, names: Collection[str], what: str) -> None:
+        """Refuses fields that were set and would do nothing.
+
+        Args:
+            names: the fields that `what` knows.
+            what: what is measured.
+        """
+        for item in fields(self):
+            if item.name not in names and getattr(self, item.name) != item.default:
+                raise ConfigError(f"{item.name} does nothing for {what}; got {getattr(self, item.name)}: leave it out")
 
     @property
     def datasets(self) -> tuple[str, ...]:
@@ -100,41 +161,48 @@ class EvalConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PredictConfig:
-    """The most likely classes of images.
+    """The most likely classes of images, or the objects in them if the checkpoint is a detector's.
 
     Args:
         checkpoint: .safetensors file that `attnorm train` or `attnorm convert` wrote.
         input: an image, or a folder whose images are taken, with those of its subfolders.
         output: folder for predictions.json and one picture per image.
+        score_threshold: of a detector, objects of at most this score are left out; 0.5 when not given.
         device: auto takes a CUDA device where there is one.
     """
 
     checkpoint: str
     input: str
     output: str
+    score_threshold: float | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be meant."""
+        if self.score_threshold is not None and not 0 <= self.score_threshold <= 1:
+            raise ConfigError(f"score_threshold must be from 0 to 1; got {self.score_threshold}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertConfig:
-    """An authors' checkpoint as this package's, or under the keys of either of their releases.
+    """An authors' checkpoint as this package's, or under the keys of one of their releases.
 
-    The network is recognised from the keys. The file's pickle is read as data: nothing in it is run. The weights stay
-    under their authors' terms, which allow research only.
+    The network or detector is recognised from the keys. The file's pickle is read as data: nothing in it is run. The
+    weights stay under their authors' terms, which allow research only.
 
     Args:
-        input: checkpoint of AOGNet-v2, AttentiveNorm_Detection (backbone only) or iVMCL-Release, or with --to a
-            checkpoint of `attnorm train`.
+        input: checkpoint of AOGNet-v2, AttentiveNorm_Detection or iVMCL-Release, or with --to a checkpoint of `attnorm
+            train`.
         output: file to write: .safetensors for attnorm, .pth for the authors' keys (without a prefix).
-        to: whose names the entries get.
-        dataset: data set that the classes are of.
+        to: whose names the entries get; attentivenorm-detection is for detectors, the others are for networks.
+        dataset: data set that the classes are of; a detector's are COCO's.
         backbone_only: leave out the classifier, or of a detector everything but the backbone.
         json: also write what was found and what became of it to this file.
     """
 
     input: str
     output: str
-    to: Literal["attnorm", "aognet-v2", "ivmcl-release"] = "attnorm"
+    to: Literal["attnorm", "aognet-v2", "ivmcl-release", "attentivenorm-detection"] = "attnorm"
     dataset: str = "imagenet"
     backbone_only: bool = False
     json: str | None = None

@@ -1,0 +1,61 @@
+"""What `attnorm predict` does with a detector: boxes, masks, labels and scores, in pictures and as COCO's results."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from attnorm.data.images import read_image, to_tensor
+from attnorm.detection.detector import Detector
+from attnorm.detection.draw import draw_detections
+from attnorm.detection.results import coco_results
+from attnorm.files import replacing
+from attnorm.training.checkpoint import CheckpointMeta
+
+SCORE_THRESHOLD = 0.5
+
+
+class DetectionPredictor:
+    """See `attnorm.training.predict.Predictor`.
+
+    Args:
+        detector: in evaluation mode, on its device.
+        meta: of its checkpoint.
+        score_threshold: objects of at most this score are left out.
+    """
+
+    ending = "objects"
+
+    def __init__(self, detector: Detector, meta: CheckpointMeta, score_threshold: float | None) -> None:
+        self.threshold = SCORE_THRESHOLD if score_threshold is None else score_threshold
+        # There and not afterwards: the detector may have been told to keep to surer ones than are asked for here.
+        detector.roi_heads.config = replace(detector.roi_heads.config, score_threshold=self.threshold)
+        self.detector, self.model, self.in_chans = detector, meta.model, meta.in_chans
+        self.names = dict(zip(meta.category_ids or (), meta.classes, strict=True))
+        self.results: list[dict[str, Any]] = []
+        self.images = 0
+
+    def read(self, path: Path) -> Image.Image:
+        """The image upright and in RGB, 8 bits, as detection's data are read."""
+        return read_image(str(path))
+
+    @torch.no_grad()
+    def predict(self, image: Image.Image, picture: Path) -> dict[str, Any]:
+        """Draws what is found; image_id, height, width and how many objects there are."""
+        self.images += 1
+        device = next(self.detector.parameters()).device
+        pixels = to_tensor(image if self.in_chans == 3 else image.convert("L")).to(device)
+        detection = self.detector.detect([pixels])[0]
+        paste = self.detector.roi_heads.conventions.paste
+        entries = coco_results(detection, self.images, tuple(self.names), paste)
+        with replacing(picture) as temporary:
+            draw_detections(image, entries, self.names).save(temporary, format="png")
+        self.results += entries
+        return {"image_id": self.images, "height": image.height, "width": image.width, "objects": len(entries)}
+
+    def summary(self) -> dict[str, Any]:
+        """`categories`, and `results` as COCO's result files have them."""
+        categories = [{"id": number, "name": name} for number, name in self.names.items()]
+        return {"score_threshold": self.threshold, "categories": categories, "results": self.results}
