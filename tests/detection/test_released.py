@@ -132,7 +132,7 @@ def test_a_whole_detector_of_the_first_release(tmp_path):
     text = str(report)
     assert "network      mask_rcnn_resnet50_an_fpn, 81 classes, 3 image channels" in text
     assert "class 0" in text
-    back = to_released(detector)
+    back = to_released(detector, D)
     assert list(back) == list(theirs)
     assert all(torch.equal(back[key], value) for key, value in theirs.items())
     network = attnorm.load_released(path, backbone_only=True)
@@ -188,7 +188,7 @@ def test_a_whole_cascade(tmp_path):
         ):
             assert torch.equal(ours[f"roi_heads.stages.{t}.{layer}.weight"], theirs[f"bbox_head.{t}.{their}.weight"])
         assert torch.equal(ours[f"roi_heads.masks.{t}.head.1.0.bias"], theirs[f"mask_head.{t}.convs.1.conv.bias"])
-    assert list(to_released(detector)) == list(theirs)
+    assert list(to_released(detector, D)) == list(theirs)
 
 
 def test_classes_of_the_second_release():
@@ -214,7 +214,15 @@ def test_what_the_first_release_does_not_have(settings, part):
     settings = dict(settings)
     name = f"faster_rcnn_{settings.pop('backbone', 'resnet10t')}_fpn"
     with pytest.raises(CheckpointError, match=part):
-        to_released(create_detector(name, 3, config=DetectorConfig(**settings)))
+        to_released(create_detector(name, 3, config=DetectorConfig(**settings)), D)
+
+
+def test_schemes_of_detectors_and_networks():
+    detector = create_detector("faster_rcnn_resnet10t_fpn", 3)
+    with pytest.raises(CheckpointError, match="to attentivenorm-detection alone; got aognet-v2"):
+        to_released(detector, "aognet-v2")
+    with pytest.raises(CheckpointError, match="is for detectors; got FeatureListNet"):
+        to_released(detector.backbone.body, D)
 
 
 def test_files_that_are_no_whole_detector(tmp_path):

@@ -1,9 +1,9 @@
-"""The detectors that the authors released, read whole, and back to their keys."""
+"""All that the authors released, detectors whole, read and brought back to their keys."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from attnorm.detection.detector import Detector
 from attnorm.detection.released_names import PARTS, DetectorScheme, head_names, recognise_heads, to_ours
 from attnorm.errors import CheckpointError, ConfigError
 from attnorm.models import create_model
-from attnorm.models.released import LoadReport, Released, release
+from attnorm.models.released import LoadReport, Released, Scheme, release
 from attnorm.models.released.archives import Archive, open_archive
 from attnorm.models.released.described import TensorEntry, UnreadableError, shown
 from attnorm.models.released.recognise import detector_parts
@@ -101,12 +101,26 @@ def read_released(
             raise CheckpointError(f"{path}: {error}") from None
 
 
-def to_released(detector: Detector) -> dict[str, Tensor]:
-    """The state dict of a detector under the keys of "attentivenorm-detection", in their order and shapes.
+def to_released(model: nn.Module, scheme: Scheme | Literal["attentivenorm-detection"]) -> dict[str, Tensor]:
+    """The state dict of a network or detector under the authors' keys, in their order and shapes.
+
+    Args:
+        model: One of the released networks or detectors, with any number of classes.
+        scheme: Of networks "aognet-v2" or "ivmcl-release", of detectors "attentivenorm-detection".
 
     Raises:
-        CheckpointError: If the release has no such backbone, or computes otherwise than the detector.
+        CheckpointError: If the release has no such network or detector, or computes otherwise.
     """
+    if isinstance(model, Detector):
+        if scheme != "attentivenorm-detection":
+            raise CheckpointError(f"a detector is converted to attentivenorm-detection alone; got {scheme}")
+        return _detector_to_released(model)
+    if scheme == "attentivenorm-detection":
+        raise CheckpointError(f"attentivenorm-detection is for detectors; got {type(model).__name__}")
+    return release.to_released(model, scheme)
+
+
+def _detector_to_released(detector: Detector) -> dict[str, Tensor]:
     if detector.config.conventions != "v1":
         raise CheckpointError(
             f"a detector for attentivenorm-detection must have conventions v1, which its code computes by; got "

@@ -8,11 +8,13 @@ from torch import Tensor, nn
 
 from attnorm import __version__
 from attnorm.data.config import IMAGENET
+from attnorm.detection.released import ReleasedDetector, read_released, to_released
 from attnorm.errors import CheckpointError, ConfigError
 from attnorm.files import replacing, write_json_atomic
 from attnorm.models import published
-from attnorm.models.released import LoadReport, Released, read_released, to_released
+from attnorm.models.released import LoadReport, Released
 from attnorm.training.checkpoint import CheckpointMeta, has_header, load_checkpoint, save_checkpoint
+from attnorm.training.convert_detector import describe_detector
 from attnorm.training.use_config import ConvertConfig
 
 LICENCE = (
@@ -31,8 +33,8 @@ def convert(config: ConvertConfig) -> str:
     """Converts a checkpoint and writes the result, complete or not at all.
 
     Args:
-        config: what to read, what to write. An authors' file becomes this package's or the other scheme's; a file of
-            `attnorm train` becomes an authors'.
+        config: what to read, what to write. An authors' file becomes this package's or, of a network, the other
+            scheme's; a file of `attnorm train` becomes an authors'.
 
     Returns:
         What was read and written, in lines for a person; with `config.json` a file has it for programs.
@@ -46,18 +48,27 @@ def convert(config: ConvertConfig) -> str:
     if has_header(config.input):
         return _from_attnorm(config)
     released = read_released(config.input, backbone_only=config.backbone_only)
+    report = replace(released.report, notes=(*released.report.notes, *_notes(released), LICENCE))
+    provenance = provenance_of(report)
+    if config.to != "attnorm":
+        entries = _named(released.build(), config)
+        _save_released(config.output, entries, provenance)
+    elif isinstance(released, ReleasedDetector):
+        meta = describe_detector(released, provenance)
+        save_checkpoint(config.output, released.build(), meta)
+        provenance = meta.provenance or {}
+    else:
+        save_checkpoint(config.output, released.build(), describe(released, config.dataset))
+    if config.json is not None:
+        content = {**report.to_dict(), "published": provenance["published"]}
+        write_json_atomic(config.json, {"output": config.output, "to": config.to, **content})
+    return f"{report}\nwritten      {config.output} ({config.to})"
+
+
+def _notes(released: Released | ReleasedDetector) -> list[str]:
     # An epoch beyond the 120th can only be of the longer recipe.
     either = released.name == "aognet_12m" and (released.report.epoch or 0) <= 120
-    notes = [*released.report.notes, *([_BICUBIC] if either else []), LICENCE]
-    report = replace(released.report, notes=tuple(notes))
-    if config.to == "attnorm":
-        save_checkpoint(config.output, released.build(), describe(released, config.dataset))
-    else:
-        entries = _named(released.build(), config)
-        _save_released(config.output, entries, provenance_of(report))
-    if config.json is not None:
-        write_json_atomic(config.json, {"output": config.output, "to": config.to, **_for_json(report)})
-    return f"{report}\nwritten      {config.output} ({config.to})"
+    return [_BICUBIC] if either else []
 
 
 def describe(released: Released, dataset: str = "imagenet") -> CheckpointMeta:
@@ -127,7 +138,7 @@ def _from_attnorm(config: ConvertConfig) -> str:
     if config.to == "attnorm":
         raise CheckpointError(
             f"input must be an authors' checkpoint, and {config.input} is attnorm's already: use it as it is, or give "
-            "--to aognet-v2 or --to ivmcl-release"
+            "--to aognet-v2 or --to ivmcl-release, of a detector --to attentivenorm-detection"
         )
     if config.backbone_only:
         raise ConfigError("backbone_only is for the authors' files; an attnorm checkpoint is converted whole")
@@ -153,7 +164,3 @@ def _save_released(path: str, entries: dict[str, Tensor], provenance: dict[str, 
 
     with replacing(path) as temporary:
         torch.save({"state_dict": entries, "provenance": provenance}, temporary)
-
-
-def _for_json(report: LoadReport) -> dict[str, Any]:
-    return {**report.to_dict(), "published": provenance_of(report)["published"]}
