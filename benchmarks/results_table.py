@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from attnorm.evidence.plots import accuracies, learning_curves, save_png
-from attnorm.evidence.table import HEADINGS, table_rows
+from attnorm.evidence.summary import describe_data
+from attnorm.evidence.table import headings, table_rows
 from attnorm.files import write_json_atomic
 from benchmarks import pages
 
@@ -34,7 +35,7 @@ def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> st
 
 def table(result: Mapping[str, Any]) -> str:
     """The table of a comparison."""
-    return markdown_table(HEADINGS, table_rows(result))
+    return markdown_table(headings(result), table_rows(result))
 
 
 def section(result: Mapping[str, Any], name: str) -> str:
@@ -42,8 +43,7 @@ def section(result: Mapping[str, Any], name: str) -> str:
     data, environment = result["data"], result["environment"]
     versions, machine = environment["versions"], environment["machine"]
     what = (
-        f"{data['name']}, {data['train_images']:,} training and {data['test_images']:,} evaluation images of "
-        f"{data['image_size']}×{data['image_size']} pixels; {result['config']['epochs']} epochs; "
+        f"{describe_data(data)}; {result['config']['epochs']} epochs; "
         f"seeds {result['config']['seeds']}; {result['finished'][:10]}."
     )
     shown = [model["verdict"] for model in result["models"] if model["verdict"]] + list(result["cautions"])

@@ -18,6 +18,8 @@ from attnorm.errors import ConfigError, DivergedError, JobError
 from attnorm.evidence import compare as module
 from attnorm.evidence.compare import compare
 from attnorm.evidence.config import CompareConfig
+from attnorm.evidence.table import headings, table_rows
+from tests.training.tiny_detectors import shrink, tiny_config
 
 SRC = Path(__file__).parents[2] / "src"
 MODELS, SEEDS = ("resnet8_cifar", "resnet8_cifar_an"), (0, 1)
@@ -49,10 +51,11 @@ def test_schema(finished: tuple[Path, dict[str, Any]]):
     """The names that readers of compare.json rely on."""
     _, result = finished
     assert set(result) == {
-        "format", "format_version", "finished", "seconds", "command", "config", "data", "baseline", "models",
-        "cautions", "notes", "environment", "runs",
+        "format", "format_version", "finished", "seconds", "command", "config", "data", "metric", "baseline",
+        "models", "cautions", "notes", "environment", "runs",
     }  # fmt: skip
     assert (result["format"], result["format_version"]) == ("attnorm-compare", 1)
+    assert result["metric"] == "top1"
     assert result["data"] == {
         "name": "digits", "classes": 10, "in_chans": 1, "image_size": 8, "train_images": 1000, "test_images": 797
     }  # fmt: skip
@@ -133,6 +136,7 @@ KILLED = """
 import json, os, signal, sys
 from attnorm.evidence import compare as module
 from attnorm.evidence.config import CompareConfig
+from attnorm.options import make_settings
 
 class KilledInTheSecondRun(module.ComparisonProgress):
     def epoch_done(self, row):
@@ -140,7 +144,7 @@ class KilledInTheSecondRun(module.ComparisonProgress):
             os.kill(os.getpid(), signal.SIGKILL)
 
 module.ComparisonProgress = KilledInTheSecondRun
-module.compare(CompareConfig(**json.loads(sys.argv[1])))
+module.compare(make_settings(CompareConfig, json.loads(sys.argv[1])))
 """
 
 
@@ -205,6 +209,7 @@ def test_nothing_finished_is_an_error(tmp_path: Path, monkeypatch: pytest.Monkey
         ({"output": " "}, "output must name a folder"),
         ({"epochs": 0}, "epochs must be at least 1"),
         ({"models": "resnet8_cifar,resnet8_cifer_an"}, "resnet8_cifer_an"),
+        ({"models": "resnet8_cifar,mask_rcnn_resnet18_fpn"}, "detectors and other networks cannot be compared"),
     ],
 )
 def test_wrong_settings_stop_before_anything_is_written(tmp_path: Path, changes: dict[str, Any], message: str):
@@ -223,3 +228,39 @@ def test_demo_recipe_is_understood():
     assert len(config.model_names()) == 3
     assert len(config.seed_numbers()) == 3
     assert config.dataset == "digits"
+
+
+def test_detectors_are_compared_by_their_masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Tables in percent, records as COCO has the numbers; box AP beside mask AP."""
+    shrink(monkeypatch)
+    one = tiny_config(tmp_path, epochs=1)
+    shared = {name: getattr(one, name) for name in ("dataset", "image_size", "epochs", "lr", "detector")}
+    models = ("mask_rcnn_test_resnet_fpn", "cascade_mask_rcnn_test_resnet_fpn")
+    config = CompareConfig(
+        models=",".join(models), seeds="0,1", output=str(tmp_path / "out"), progress="none", **shared
+    )
+    result = compare(config)
+    assert result["metric"] == "mask_AP"
+    assert result["data"] == {
+        "name": "shapes", "classes": 4, "in_chans": 3, "image_size": None, "train_images": 8, "test_images": 5
+    }  # fmt: skip
+    for entry in result["models"]:
+        records = [run["record"] for run in result["runs"] if run["model"] == entry["name"]]
+        for name, values in (("mask_AP", entry["values"]), ("box_AP", None)):
+            raw = np.array([record["metrics"][name] for record in records])
+            assert entry[name]["mean"] == pytest.approx(100 * raw.mean())
+            if values is not None:
+                assert values == pytest.approx(100 * raw)
+        assert entry["macs"] > 0
+    # A cascade has three heads of each sort, class-agnostic ones, where Mask R-CNN has one.
+    heads = (49 * 16 + 1) * 32 + 33 * 5 + 4 * (9 * 16 * 16 + 16) + (4 * 16 * 16 + 16) + 17 * 5
+    boxes = 3 * 33 * 4 - 33 * 20
+    assert result["models"][1]["parameters"] - result["models"][0]["parameters"] == 2 * heads + 2 * 33 * 32 + boxes
+    report = (tmp_path / "out" / "report.html").read_text()
+    assert "top-1" not in report
+    assert "mask AP, %" in report
+    assert headings(result)[:4] == ["network", "mask AP, %", "difference, points [95%]", "box AP, %"]
+    rows = table_rows(result)
+    assert rows[0][3].startswith(f"{result['models'][0]['box_AP']['mean']:.2f}")
+    again = compare(replace(config, models=f"{models[0]},faster_rcnn_test_resnet_fpn"))
+    assert again["metric"] == "box_AP", "which all of them have"

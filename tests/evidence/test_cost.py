@@ -6,7 +6,7 @@ from torch import nn
 
 from attnorm.evidence.cost import count_macs, count_parameters
 from attnorm.evidence.table import in_units
-from attnorm.evidence.timing import Timing, time_networks
+from attnorm.evidence.timing import ClassifiedImages, Timing, time_networks
 
 
 def small_network() -> nn.Sequential:
@@ -64,7 +64,7 @@ def test_times_are_medians_of_rounds_in_turn(monkeypatch: pytest.MonkeyPatch):
     clock = [0.0]
     monkeypatch.setattr("attnorm.evidence.timing.time.perf_counter", lambda: clock[0])
     models = {"quick": Clock(clock, 0.01), "slow": Clock(clock, 0.04)}
-    times = time_networks(models, (3, 2, 2), 4, batch_size=5, rounds=3)
+    times = time_networks(models, ClassifiedImages.random(5, (3, 2, 2), 4), rounds=3)
     for name, tick in (("quick", 10), ("slow", 40)):
         assert times[name]["train"].median == pytest.approx(3 * tick / 5)
         assert times[name]["eval"].median == pytest.approx(tick / 5)

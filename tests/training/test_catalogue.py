@@ -17,7 +17,9 @@ def test_models_lists_names_and_parameters(tmp_path, capsys):
     norms = 2 * (16 * 3 + 32 * 3 + 64 * 3)
     assert content["resnet8_cifar"] == convolutions + norms + 65 * 10
     assert main(["models", "--filter", "resnet8*"]) == 0
-    assert "resnet8_cifar_an" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "resnet8_cifar_an" in text
+    assert "faster_rcnn_NETWORK_fpn, mask_rcnn_NETWORK_fpn, cascade_mask_rcnn_NETWORK_fpn" in text.splitlines()[-1]
 
 
 def test_models_shows_what_was_published(tmp_path, capsys):

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from attnorm.evidence.table import HEADINGS, table_rows
+from attnorm.evidence.table import headings, table_rows
 
 
 class ComparisonProgress:
@@ -81,7 +81,7 @@ def print_result(result: Mapping[str, Any], files: Sequence[str]) -> None:
     if not console.is_terminal:
         console = Console(width=120)  # a log file has no edge to wrap at
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    for index, heading in enumerate(HEADINGS):
+    for index, heading in enumerate(headings(result)):
         # Two lines of heading leave 80 to 100 columns enough room for the intervals in one.
         lines = heading.replace(", ", ",\n") if len(heading) > 12 else heading
         table.add_column(lines, justify="right" if index else "left", vertical="bottom", no_wrap=index in (0, 2))

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from attnorm.evidence.statistics import describe
-from attnorm.evidence.summary import history
+from attnorm.evidence.summary import history, shown_metrics
 from attnorm.files import replacing
 
 # The palette of Okabe and Ito keeps apart for the colour-blind; these members of it are also visible on black and on
@@ -47,21 +47,23 @@ STYLE: Any = {
 
 
 def learning_curves(result: Mapping[str, Any]) -> Figure:
-    """Top-1 on the evaluation part and training loss by epoch: a thin line per seed, a bold one for their mean."""
+    """Accuracy or AP and training loss by epoch: a thin line per seed, a bold one for their mean."""
+    metric = shown_metrics(result)[0]
+    readings = (lambda epoch: metric.percent(epoch) or 0.0, lambda epoch: epoch["train_loss"])
     with rc_context(STYLE):
         figure = Figure(figsize=(9.5, 3.6), layout="constrained")
         axes: Sequence[Axes] = figure.subplots(1, 2)
-        for axis, key in zip(axes, ("top1", "train_loss"), strict=True):
+        for axis, read in zip(axes, readings, strict=True):
             for index, model in enumerate(result["models"]):
                 runs = [history(run) for run in result["runs"] if run["model"] == model["name"] and run["record"]]
-                curves = [([e["epoch"] for e in run], [e[key] for e in run]) for run in runs]
+                curves = [([e["epoch"] for e in run], [read(e) for e in run]) for run in runs]
                 _draw_curves(axis, curves, model["name"], index)
             axis.set_xlabel("epoch")
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes[0].set_title("Top-1 on the evaluation part, %", loc="left", fontsize=10)
+        axes[0].set_title(f"{metric.title} on the evaluation part, %", loc="left", fontsize=10)
         axes[1].set_title("Training loss", loc="left", fontsize=10)
         axes[1].set_yscale("log")
-        _look_at_the_end(axes[0], [[e["top1"] for e in history(run)] for run in result["runs"] if run["record"]])
+        _look_at_the_end(axes[0], [[readings[0](e) for e in history(run)] for run in result["runs"] if run["record"]])
         axes[0].legend(loc="lower right", fontsize=9)
         return figure
 
@@ -88,7 +90,8 @@ def _look_at_the_end(axis: Axes, curves: Sequence[Sequence[float]]) -> None:
 
 
 def accuracies(result: Mapping[str, Any]) -> Figure:
-    """Left: every run's top-1, with the mean and its 95% t interval. Right: paired differences to the baseline."""
+    """Left: every run's accuracy or AP, with the mean and its 95% t interval. Right: differences to the baseline."""
+    metric = shown_metrics(result)[0]
     models = [model for model in result["models"] if model["values"]]
     with rc_context(STYLE):
         figure = Figure(figsize=(9.5, 1.4 + 0.55 * len(models)), layout="constrained")
@@ -99,7 +102,7 @@ def accuracies(result: Mapping[str, Any]) -> Figure:
                 _draw_difference(right, model, index)
         left.set_yticks(range(len(models)), [model["name"] for model in models])
         left.set_ylim(len(models) - 0.5, -0.5)
-        left.set_title("Top-1, %: seeds, mean, 95% interval", loc="left", fontsize=10)
+        left.set_title(f"{metric.title}, %: seeds, mean, 95% interval", loc="left", fontsize=10)
         right.set_title(f"Difference to {result['baseline']}, points", loc="left", fontsize=10)
         right.axvline(0, color=TEXT_COLOUR, linewidth=1)
         for axis in (left, right):

@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from attnorm.evidence.plots import accuracies, inline_svg, learning_curves
-from attnorm.evidence.summary import history
-from attnorm.evidence.table import HEADINGS, table_rows
+from attnorm.evidence.summary import describe_data, history, shown_metrics
+from attnorm.evidence.table import headings, table_rows
+from attnorm.training.metric import Metric
 
 STYLE = """
 :root { color-scheme: light dark;
@@ -53,26 +54,26 @@ def render_report(result: Mapping[str, Any]) -> str:
     """The page for the content of a compare.json."""
     baseline, others = result["baseline"], [m["name"] for m in result["models"] if m["name"] != result["baseline"]]
     title = f"{' and '.join(others)} against {baseline}" if others else baseline
-    data = result["data"]
+    metric = shown_metrics(result)[0]
     what = (
-        f"{data['name']}: {data['train_images']:,} training and {data['test_images']:,} evaluation images of "
-        f"{data['image_size']}×{data['image_size']} pixels in {data['classes']} classes; "
+        f"{describe_data(result['data'])} in {result['data']['classes']} classes; "
         f"{result['config']['epochs']} epochs; seeds {result['config']['seeds']}; {result['finished'][:10]}"
     )
     verdicts = [m["verdict"] for m in result["models"] if m["verdict"]] + result["cautions"]
+    run_headings = ("network", "seed", f"{metric.label}, %", "best epoch's, %", "epochs", "training time")
     parts = [
         f"<h1>{_text(title)}</h1>",
         f'<p class="what">{_text(what)}</p>',
         _list(verdicts, "verdicts") if verdicts else "",
-        '<div class="wide">' + _table(HEADINGS, table_rows(result)) + "</div>",
+        '<div class="wide">' + _table(headings(result), table_rows(result)) + "</div>",
         "<h2>Where the runs ended</h2>",
-        _figure(inline_svg(accuracies(result), "accuracy of every run and differences to the baseline")),
+        _figure(inline_svg(accuracies(result), f"{metric.label} of every run and differences to the baseline")),
         "<h2>How they went</h2>",
         _figure(inline_svg(learning_curves(result), "learning curves"), "Thin: one seed. Bold: the mean over seeds."),
         "<h2>How to read this</h2>",
         _list(result["notes"]),
         "<h2>Every run</h2>",
-        '<div class="wide">' + _table(RUN_HEADINGS, [_run_row(run) for run in result["runs"]]) + "</div>",
+        '<div class="wide">' + _table(run_headings, [_run_row(run, metric) for run in result["runs"]]) + "</div>",
         "<h2>What made it</h2>",
         _provenance(result),
     ]
@@ -85,17 +86,15 @@ def render_report(result: Mapping[str, Any]) -> str:
     )
 
 
-RUN_HEADINGS = ("network", "seed", "top-1, %", "best epoch's, %", "epochs", "training time")
-
-
-def _run_row(run: Mapping[str, Any]) -> list[str]:
+def _run_row(run: Mapping[str, Any], metric: Metric) -> list[str]:
     start = [run["model"], str(run["seed"])]
     if run["record"] is None:
         return [*start, "failed", "–", "–", "–"]
     epochs = history(run)
     seconds = sum(epoch["seconds"] for epoch in epochs)
     duration = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
-    return [*start, f"{run['top1']:.2f}", f"{run['record']['best_top1']:.2f}", str(len(epochs)), duration]
+    best = max(metric.percent(epoch) or 0.0 for epoch in epochs)
+    return [*start, f"{run[metric.name]:.2f}", f"{best:.2f}", str(len(epochs)), duration]
 
 
 def _provenance(result: Mapping[str, Any]) -> str:

@@ -1,6 +1,7 @@
-"""What a few seeds and a finite test set allow one to say about a difference in accuracy.
+"""What a few seeds and a finite test set allow one to say about a difference in accuracy, or in average precision.
 
-All accuracies here are in percent, all differences in percentage points.
+All accuracies here are in percent, all differences in percentage points. An average precision (AP) is treated as an
+accuracy is, apart from what rests on counting the images that are right.
 
 Two sources of chance are kept apart:
 
@@ -128,24 +129,29 @@ def image_interval(only_first: int, only_second: int, images: int) -> tuple[floa
     return 100 * (difference - half), 100 * (difference + half)
 
 
-def conclusion(difference: Difference, images: int) -> str:
-    """What the difference shows, without more than it shows: "ahead", "behind", "not shown" or "too few images"."""
+def conclusion(difference: Difference, images: int | None) -> str:
+    """What the difference shows, without more than it shows: "ahead", "behind", "not shown" or "too few images".
+
+    Args:
+        difference: of two networks.
+        images: that accuracies were counted on; None for numbers that are no share of the images, such as AP.
+    """
     if difference.interval is None or difference.interval[0] <= 0 <= difference.interval[1]:
         return "not shown"
-    if abs(difference.mean) < smallest_tellable_difference(images):
+    if images is not None and abs(difference.mean) < smallest_tellable_difference(images):
         return "too few images"
     return "ahead" if difference.mean > 0 else "behind"
 
 
-def verdict(name: str, baseline: str, difference: Difference, images: int) -> str:
-    """One plain sentence about `name` against `baseline`."""
+def verdict(name: str, baseline: str, difference: Difference, images: int | None) -> str:
+    """One plain sentence about `name` against `baseline`; `images` as in `conclusion`."""
     start = f"{name} against {baseline}: {difference.mean:+.2f} points"
     if difference.interval is None:
         return f"{start}; no interval, as {difference.why_no_interval}: no difference shown."
     interval = "95% interval [{:+.2f}, {:+.2f}]".format(*difference.interval) + f" over {difference.n} seeds"
     ending = {
         "not shown": "no difference shown",
-        "too few images": f"the seeds agree, but {images:,} test images are too few to tell so small a difference",
+        "too few images": f"the seeds agree, but {images or 0:,} test images are too few to tell so small a difference",
         "ahead": "ahead, for this data set and recipe",
         "behind": "behind, for this data set and recipe",
     }[conclusion(difference, images)]

@@ -8,6 +8,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -33,24 +34,97 @@ class Timing:
         return cls(median=median, low=low, high=high)
 
 
+class Batch(Protocol):
+    """What the networks are timed on: one and the same batch for all."""
+
+    @property
+    def count(self) -> int:
+        """Its images."""
+        ...
+
+    def to(self, device: torch.device, memory_format: torch.memory_format) -> "Batch":
+        """The batch on a device."""
+        ...
+
+    def loss(self, model: nn.Module) -> Tensor:
+        """Forward and loss, in training mode."""
+        ...
+
+    def infer(self, model: nn.Module) -> object:
+        """Forward, in evaluation mode."""
+        ...
+
+
+@dataclass(frozen=True)
+class ClassifiedImages:
+    """Images (N, C, H, W) with labels (N,)."""
+
+    images: Tensor
+    labels: Tensor
+
+    @classmethod
+    def random(cls, count: int, input_size: Sequence[int], num_classes: int) -> "ClassifiedImages":
+        """So many random images of (C, H, W), every class in turn."""
+        return cls(torch.randn(count, *input_size), torch.arange(count) % num_classes)
+
+    @property
+    def count(self) -> int:
+        """The number of images."""
+        return len(self.labels)
+
+    def to(self, device: torch.device, memory_format: torch.memory_format) -> "ClassifiedImages":
+        """The batch on a device."""
+        return ClassifiedImages(self.images.to(device).to(memory_format=memory_format), self.labels.to(device))
+
+    def loss(self, model: nn.Module) -> Tensor:
+        """The cross entropy."""
+        return F.cross_entropy(model(self.images).float(), self.labels)
+
+    def infer(self, model: nn.Module) -> object:
+        """The logits."""
+        return model(self.images)
+
+
+@dataclass(frozen=True)
+class ImagesWithObjects:
+    """Images (3, H, W) with a target each, see `attnorm.detection.detector.Detector`."""
+
+    images: list[Tensor]
+    targets: list[dict[str, Tensor]]
+
+    @property
+    def count(self) -> int:
+        """The number of images."""
+        return len(self.images)
+
+    def to(self, device: torch.device, memory_format: torch.memory_format) -> "ImagesWithObjects":
+        """The batch on a device; images of their own sizes have no memory format."""
+        targets = [{name: value.to(device) for name, value in target.items()} for target in self.targets]
+        return ImagesWithObjects([image.to(device) for image in self.images], targets)
+
+    def loss(self, model: nn.Module) -> Tensor:
+        """The sum of the detector's losses."""
+        return torch.stack(list(model(self.images, self.targets).values())).sum()
+
+    def infer(self, model: nn.Module) -> object:
+        """The detections, masks in their small form."""
+        return cast(Any, model).detect(self.images)
+
+
 def time_networks(
     models: Mapping[str, nn.Module],
-    input_size: Sequence[int],
-    num_classes: int,
+    batch: Batch,
     *,
-    batch_size: int,
     device: torch.device | str = "cpu",
     precision: str = "32",
     channels_last: bool = False,
     rounds: int = ROUNDS,
 ) -> dict[str, dict[str, Timing]]:
-    """Times every network on one and the same batch of random images.
+    """Times every network on one and the same batch.
 
     Args:
         models: the networks by name; their running statistics and gradients are changed.
-        input_size: (C, H, W) of an image.
-        num_classes: outputs of the networks.
-        batch_size: images per step.
+        batch: images, with what is to be learnt of them.
         device: where they run.
         precision: "32", "bf16" or "fp16".
         channels_last: memory format of weights and images.
@@ -61,18 +135,17 @@ def time_networks(
     """
     device = torch.device(device)
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    images = torch.randn(batch_size, *input_size, device=device).to(memory_format=memory_format)
-    labels = torch.arange(batch_size, device=device) % num_classes
+    batch = batch.to(device, memory_format)
     seconds: dict[tuple[str, str], list[float]] = {}
     placed = {name: model.to(device).to(memory_format=memory_format) for name, model in models.items()}  # pyright: ignore
     for round_number in range(rounds + 1):
         for name, model in placed.items():
-            train = _duration(lambda model=model: _train_step(model, images, labels, precision), device)
-            evaluate = _duration(lambda model=model: _eval_pass(model, images, precision), device)
+            train = _duration(lambda model=model: _train_step(model, batch, precision, device), device)
+            evaluate = _duration(lambda model=model: _eval_pass(model, batch, precision, device), device)
             if round_number > 0:
                 seconds.setdefault((name, "train"), []).append(train)
                 seconds.setdefault((name, "eval"), []).append(evaluate)
-    return {name: {kind: Timing.of(seconds[name, kind], batch_size) for kind in ("train", "eval")} for name in models}
+    return {name: {kind: Timing.of(seconds[name, kind], batch.count) for kind in ("train", "eval")} for name in models}
 
 
 def _duration(run: Callable[[], object], device: torch.device) -> float:
@@ -89,15 +162,15 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _train_step(model: nn.Module, images: Tensor, labels: Tensor, precision: str) -> None:
+def _train_step(model: nn.Module, batch: Batch, precision: str, device: torch.device) -> None:
     model.train()
     model.zero_grad(set_to_none=True)
-    with autocast(precision, images.device):
-        logits = model(images)
-    F.cross_entropy(logits.float(), labels).backward()
+    with autocast(precision, device):
+        loss = batch.loss(model)
+    loss.backward()
 
 
-def _eval_pass(model: nn.Module, images: Tensor, precision: str) -> None:
+def _eval_pass(model: nn.Module, batch: Batch, precision: str, device: torch.device) -> None:
     model.eval()
-    with torch.no_grad(), autocast(precision, images.device):
-        model(images)
+    with torch.no_grad(), autocast(precision, device):
+        batch.infer(model)

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from attnorm.detection.config import KINDS
 from attnorm.errors import ConfigError
 from attnorm.files import write_json_atomic
 from attnorm.models import create_model, model_names
@@ -45,6 +46,8 @@ def print_models(config: ModelsConfig) -> None:
     sources = ", ".join(f"[{number}] {source}" for number, source in enumerate(SOURCES.values(), 1))
     print(f"recipes: top-1 on ImageNet in percent as the authors published it ({sources})")
     print(f"{len(found)} networks; --model takes all others of timm too")
+    kinds = ", ".join(f"{kind}_NETWORK_fpn" for kind in KINDS)
+    print(f"detectors: {kinds}, on any of these or of timm's that has features at strides 4 to 32")
 
 
 def _published(row: Published) -> dict[str, Any]:

@@ -9,9 +9,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from attnorm.data import DetectionData, ImageData, load_data, load_detection
+from attnorm.detection.config import finds_masks
 from attnorm.models.transfer import TransferReport
 from attnorm.training.checkpoint import CheckpointMeta
-from attnorm.training.config import TrainConfig
+from attnorm.training.config import Recipe, TrainConfig
 from attnorm.training.metric import Metric
 
 Row = dict[str, Any]
@@ -68,20 +70,30 @@ class Task(Protocol):
         ...
 
 
-def make_task(config: TrainConfig) -> Task:
-    """Reads the data of a run for what the network's name says that it does.
+def read_data(config: Recipe) -> ImageData | DetectionData:
+    """Both parts of the data set of a recipe, for what the networks' names say that they do.
 
     Raises:
         ConfigError: the settings cannot be followed.
         DataError: the data are missing, empty or damaged.
     """
     if config.detects:
-        from attnorm.data import load_detection
-        from attnorm.detection.config import finds_masks
-        from attnorm.training.detecting import Detection
+        return load_detection(config, masks=any(finds_masks(name) for name in config.networks))
+    return load_data(config)
 
-        return Detection(config, load_detection(config, masks=finds_masks(config.model)))
-    from attnorm.data import load_data
-    from attnorm.training.classification import Classification
 
-    return Classification(config, load_data(config))
+def make_task(config: TrainConfig, data: ImageData | DetectionData | None = None) -> Task:
+    """The task of a run.
+
+    Args:
+        config: the run, resolved.
+        data: what `read_data` gives; read when not given.
+    """
+    data = read_data(config) if data is None else data
+    if isinstance(data, ImageData):
+        from attnorm.training.classification import Classification
+
+        return Classification(config, data)
+    from attnorm.training.detecting import Detection
+
+    return Detection(config, data)
