@@ -5,7 +5,7 @@ import pytest
 from attnorm.data.coco_config import CocoConfig
 from attnorm.detection.config import DetectorConfig
 from attnorm.errors import ConfigError
-from attnorm.training.checks import check_recipe
+from attnorm.training.checks import check_peak, check_recipe
 from attnorm.training.config import TrainConfig, recorded, resolve, resume_differences
 
 CONFIG = TrainConfig(model="resnet8_cifar", output="out")
@@ -105,7 +105,7 @@ def test_defaults_of_a_detector():
     assert resolve(replace(DETECTOR, pretrained=True)).detector.norm_policy == "eval"
 
 
-def test_a_warm_up_in_batches_has_no_length_in_epochs():
+def test_a_warm_up_in_steps_has_no_length_in_epochs():
     config = resolve(replace(CONFIG, warmup_iters=500))
     assert (config.warmup_iters, config.warmup_epochs) == (500, None)
 
@@ -126,6 +126,16 @@ def test_lr_base_is_for_256_images_per_step():
     assert replace(CONFIG, lr_base=0.1, batch_size=128).peak_lr(processes=8) == pytest.approx(0.4)
     assert replace(CONFIG, lr_base=0.1, batch_size=64, grad_accum_steps=2).peak_lr() == pytest.approx(0.05)
     assert replace(CONFIG, lr=0.3).peak_lr(processes=8) == 0.3
+
+
+def test_the_peak_is_checked_for_the_processes_that_there_are():
+    """A warm-up that starts at a third of the rate of eight processes starts above that of one."""
+    config = replace(CONFIG, lr_base=0.02, lr_base_size=16, batch_size=2, warmup_lr=0.0066)
+    check_recipe(config)
+    check_peak(config, 8)
+    check_peak(replace(config, grad_accum_steps=8), 1)
+    with pytest.raises(ConfigError, match=r"warmup_lr must not be above .* 0\.0025 for 2 images per step; got 0\.0066"):
+        check_peak(config, 1)
 
 
 def test_lr_base_can_be_for_another_number_of_images_and_scale_with_the_square_root():

@@ -95,6 +95,24 @@ def test_a_resumed_run_is_the_uninterrupted_one(tiny, elsewhere, monkeypatch, pl
     assert_same_weights(*states)
 
 
+def test_a_warm_up_in_steps_by_hand(tiny):
+    """Ten batches an epoch, two to a step: 4 steps are 8 batches, 0.05 / 8 each; then 0.05 until a milestone."""
+    config = replace(
+        tiny, warmup_iters=4, grad_accum_steps=2, epochs=2, sched="multistep", decay_milestones=(1,), decay_rate=0.5
+    )
+    rates = []
+    original = module_file.TrainModule.on_train_batch_start
+
+    def watch(self, batch, batch_idx):
+        original(self, batch, batch_idx)
+        rates.append(self.optimizers(use_pl_optimizer=False).param_groups[0]["lr"])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module_file.TrainModule, "on_train_batch_start", watch)
+        fit(config, quiet=True)
+    assert rates == pytest.approx([0.05 * k / 8 for k in range(1, 9)] + [0.05] * 2 + [0.025] * 10)
+
+
 def test_sigterm_saves_within_the_epoch_and_the_run_goes_on(tiny, elsewhere):
     """Preemption: a machine that is taken back costs no finished batch."""
     whole, broken = (elsewhere(tiny, name) for name in ("whole", "broken"))
@@ -194,6 +212,7 @@ def test_resume_auto_starts_fresh_where_there_is_nothing(tiny):
         ({"in_chans": 3}, ConfigError, "in_chans must be 1 for digits, got 3"),
         ({"resume": "nowhere.ckpt"}, CheckpointError, r"no file nowhere\.ckpt"),
         ({"batch_size": 5000}, ConfigError, "batch_size"),
+        ({"warmup_iters": 20}, ConfigError, "warmup_iters must be less than the 20 steps of the run, got 20"),
         ({"dataset": "folder", "data_dir": "/nowhere"}, DataError, "/nowhere"),
         ({"lr": -1.0}, ConfigError, "lr must be above 0"),
         ({"amp": True, "amp_dtype": "float16", "device": "cpu"}, ConfigError, 'use amp_dtype "bfloat16"'),

@@ -86,20 +86,34 @@ def _check_rates(config: Recipe) -> None:
         value = getattr(config, name)
         if value is not None and value <= 0:
             raise ConfigError(f"{name} must be above 0, got {value}")
-    for name in ("warmup_lr", "min_lr"):
-        value = getattr(config, name)
-        if value > config.peak_lr():
-            raise ConfigError(f"{name} must not be above the peak learning rate {config.peak_lr():g}, got {value}")
+    if config.rates[1] is None:  # else the peak depends on the number of processes
+        check_peak(config, 1)
     if config.nesterov and config.opt != "sgd":
         raise ConfigError(f'nesterov belongs to opt "sgd", got opt "{config.opt}"')
     if config.nesterov and config.momentum == 0:
         raise ConfigError("nesterov needs a momentum above 0")
 
 
+def check_peak(config: Recipe, processes: int) -> None:
+    """Refuses rates at the start and end of a run above the one in between.
+
+    Raises:
+        ConfigError: names the field and the peak for so many processes.
+    """
+    peak = config.peak_lr(processes)
+    for name in ("warmup_lr", "min_lr"):
+        value = getattr(config, name)
+        if value > peak:
+            images = config.batch * config.grad_accum_steps * processes
+            raise ConfigError(
+                f"{name} must not be above the peak learning rate, {peak:g} for {images} images per step; got {value}"
+            )
+
+
 def _check_schedule(config: Recipe) -> None:
     if config.warmup_epochs is not None and config.warmup_iters is not None:
         raise ConfigError(
-            "warmup_epochs and warmup_iters exclude each other: give the length of the warm-up in epochs or in batches"
+            "warmup_epochs and warmup_iters exclude each other: give the length of the warm-up in epochs or in steps"
         )
     if not 0 <= config.warmup < config.epochs:
         raise ConfigError(

@@ -50,7 +50,7 @@ class Recipe(DataConfig):
         decay_milestones: for sched multistep, the epochs after which it falls, for example [16,22].
         decay_rate: for sched multistep, what it is multiplied by there.
         warmup_epochs: linear warm-up; when not given 5, but no more than a tenth of the run.
-        warmup_iters: linear warm-up in batches instead of epochs.
+        warmup_iters: linear warm-up in optimizer steps instead of epochs.
         warmup_lr: learning rate at which the warm-up starts.
         min_lr: learning rate at the end of the half cosine.
         mixup: alpha of mixup's Beta distribution; 0 switches mixup off.
@@ -146,7 +146,7 @@ class Recipe(DataConfig):
 
     @property
     def warmup(self) -> float:
-        """Length of the warm-up in epochs, where it is not given in batches, with the default worked out."""
+        """Length of the warm-up in epochs, where it is not given in steps, with the default worked out."""
         return min(5.0, self.epochs / 10) if self.warmup_epochs is None else self.warmup_epochs
 
     @property

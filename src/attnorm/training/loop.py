@@ -13,7 +13,7 @@ from attnorm.data import make_loader
 from attnorm.data.loader import TrainSampler
 from attnorm.errors import ConfigError
 from attnorm.files import write_text_atomic
-from attnorm.training.checks import check_recipe
+from attnorm.training.checks import check_peak, check_recipe
 from attnorm.training.config import TrainConfig, plain, recorded, resolve
 from attnorm.training.metric import best_row
 from attnorm.training.optimizer import check_optimizer
@@ -47,6 +47,7 @@ def fit(config: TrainConfig, *, quiet: bool = False, on_epoch: Callable[[Row], N
     check_recipe(config)
     check_optimizer(config)
     processes = Processes.from_environment()
+    check_peak(config, processes.count)
     device = choose_device(config.device, processes)
     check_precision(config.precision, device)
     with process_group(processes, device):
@@ -130,11 +131,9 @@ def _run(
 
 
 def _check_warmup(config: TrainConfig, iterations: int) -> None:
-    if config.warmup_iters is not None and config.warmup_iters >= config.epochs * iterations:
-        raise ConfigError(
-            f"warmup_iters must be less than the {config.epochs * iterations} batches of the run, "
-            f"got {config.warmup_iters}"
-        )
+    steps = config.epochs * iterations // config.grad_accum_steps
+    if config.warmup_iters is not None and config.warmup_iters >= steps:
+        raise ConfigError(f"warmup_iters must be less than the {steps} steps of the run, got {config.warmup_iters}")
 
 
 def write_config(config: TrainConfig) -> None:

@@ -59,13 +59,16 @@ class TrainModule(pl.LightningModule):
     def lr_at(self, epoch: int, iteration: int) -> float:
         """Learning rate of one batch of this run."""
         config = self.config
+        warmup = config.warmup
+        if config.warmup_iters is not None:
+            warmup = config.warmup_iters * config.grad_accum_steps / self.iterations
         return learning_rate(
             epoch,
             iteration,
             self.iterations,
             lr=self.peak_lr,
             epochs=config.epochs,
-            warmup_epochs=config.warmup if config.warmup_iters is None else config.warmup_iters / self.iterations,
+            warmup_epochs=warmup,
             warmup_lr=config.warmup_lr,
             min_lr=config.min_lr,
             milestones=config.decay_milestones,
