@@ -264,3 +264,13 @@ def test_detectors_are_compared_by_their_masks(tmp_path: Path, monkeypatch: pyte
     assert rows[0][3].startswith(f"{result['models'][0]['box_AP']['mean']:.2f}")
     again = compare(replace(config, models=f"{models[0]},faster_rcnn_test_resnet_fpn"))
     assert again["metric"] == "box_AP", "which all of them have"
+
+
+def test_each_network_has_weights_of_its_own():
+    """A path with a name in it: the classification network's, or that of a detector's backbone."""
+    config = CompareConfig(models="a", output="o", initial_checkpoint="weights/{backbone}.safetensors")
+    assert config.run_config("resnet18_an", 0).initial_checkpoint == "weights/resnet18_an.safetensors"
+    assert config.run_config("mask_rcnn_resnet18_an_fpn", 0).initial_checkpoint == "weights/resnet18_an.safetensors"
+    config = replace(config, initial_checkpoint="{model}/best.safetensors")
+    assert config.run_config("mask_rcnn_resnet18_fpn", 0).initial_checkpoint == "mask_rcnn_resnet18_fpn/best.safetensors"
+    assert replace(config, initial_checkpoint=None).run_config("resnet18", 0).initial_checkpoint is None

@@ -6,6 +6,7 @@ Imports nothing heavy: the command line reads its flags from here before torch i
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
+from attnorm.detection.config import is_detector, split_name
 from attnorm.errors import ConfigError
 from attnorm.training.checks import check_recipe
 from attnorm.training.config import FREE, Recipe, TrainConfig
@@ -16,6 +17,8 @@ T = TypeVar("T", str, int)
 @dataclass(frozen=True, kw_only=True)
 class CompareConfig(Recipe):
     """Several networks, each trained with several seeds by the same recipe.
+
+    In initial_checkpoint, {model} stands for the name of each network and {backbone} for that of a detector's backbone.
 
     Args:
         models: names of the networks, separated by commas; the first is the baseline that the others are compared
@@ -56,6 +59,10 @@ class CompareConfig(Recipe):
     def run_config(self, model: str, seed: int) -> TrainConfig:
         """The training run of one network with one seed, which goes on from what its folder holds."""
         shared: dict[str, Any] = {item.name: getattr(self, item.name) for item in fields(Recipe)}
+        if self.initial_checkpoint is not None:
+            backbone = split_name(model)[1] if is_detector(model) else model
+            file = self.initial_checkpoint.replace("{model}", model).replace("{backbone}", backbone)
+            shared["initial_checkpoint"] = file
         return TrainConfig(**shared, model=model, seed=seed, output=self.run_folder(model, seed), resume="auto")
 
     def run_folder(self, model: str, seed: int) -> str:
