@@ -272,5 +272,5 @@ def test_each_network_has_weights_of_its_own():
     assert config.run_config("resnet18_an", 0).initial_checkpoint == "weights/resnet18_an.safetensors"
     assert config.run_config("mask_rcnn_resnet18_an_fpn", 0).initial_checkpoint == "weights/resnet18_an.safetensors"
     config = replace(config, initial_checkpoint="{model}/best.safetensors")
-    assert config.run_config("mask_rcnn_resnet18_fpn", 0).initial_checkpoint == "mask_rcnn_resnet18_fpn/best.safetensors"
+    assert config.run_config("resnet18", 0).initial_checkpoint == "resnet18/best.safetensors"
     assert replace(config, initial_checkpoint=None).run_config("resnet18", 0).initial_checkpoint is None
