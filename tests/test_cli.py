@@ -14,7 +14,7 @@ from PIL import Image
 import attnorm
 from attnorm import cli
 from attnorm.cli import main
-from attnorm.data.coco_config import CocoConfig
+from attnorm.data.coco_config import DETECTION, CocoConfig
 from attnorm.detection.config import DetectorConfig
 from attnorm.errors import ConfigError
 from attnorm.options import normalise, parse_settings
@@ -164,7 +164,8 @@ def test_recipes_are_accepted(path):
     if "models" in content:
         check_compare(parse_settings(CompareConfig, ["--config", str(path)], command="attnorm compare", recipe=True))
     else:
-        named = [] if "model" in content else ["--model", "m"]
+        network = "mask_rcnn_resnet18_fpn" if content["dataset"] in DETECTION else "m"
+        named = [] if "model" in content else ["--model", network]
         flags = ["--config", str(path), *named, "--output", "o"]
         check_recipe(parse_settings(TrainConfig, flags, command="attnorm train", recipe=True))
 
