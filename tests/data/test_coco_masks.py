@@ -90,3 +90,9 @@ SIZE = (4, 5)
 def test_segmentations_that_are_refused(segmentation, message):
     with pytest.raises(ValueError, match=message):
         piece(segmentation, SIZE)
+
+
+@pytest.mark.parametrize("segmentation", [{"size": [10**9, 9], "counts": [9 * 10**9]}, [[0, 0, 9, 9, 0, 9]]])
+def test_images_whose_pixels_the_library_cannot_count(segmentation):
+    with pytest.raises(ValueError, match="masks of images with a side above 65535 pixels"):
+        piece(segmentation, (10**9, 9))

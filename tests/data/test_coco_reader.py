@@ -95,6 +95,21 @@ def test_boxes_without_masks(tmp_path):
     assert data.train[0][1]["area"].tolist() == [int(data.train[SampleKey(0, 0, 0)][1]["masks"].sum())]
 
 
+def test_without_masks_segmentations_do_not_matter(tmp_path):
+    """A detector of boxes learns from every box, whatever is known of its mask."""
+    runs = {"size": [16, 20], "counts": [300, 20]}
+    kinds = [[[1, 2, 3, 4]], [], None, "damaged", runs]
+    annotations = [annotation(i, 1, segmentation=kind, area=7) for i, kind in enumerate(kinds, 1)]
+    annotations.append({**annotation(6, 1, segmentation=runs), "area": None})
+    part = content(annotations, images=1)
+    data = load_detection(config(write(tmp_path, part, part)), masks=False)
+    assert data.notes == ()
+    assert data.train[SampleKey(0, 0, 0)][1]["area"].tolist() == [7, 7, 7, 7, 7, 20]  # the mask's, where none is given
+    assert not any("segmentation" in entry for entry in data.val.ground_truth()["annotations"])
+    with pytest.raises(DataError, match="1 polygons with fewer than 6 numbers or an odd number of them"):
+        load_detection(config(tmp_path))
+
+
 BAD_ANNOTATIONS = [
     ({"bbox": [2, 3, 0, 6]}, "boxes without area"),
     ({"bbox": [2, 3, 6, -6]}, "boxes without area"),
@@ -145,9 +160,9 @@ def test_all_problems_are_said_at_once_and_only_the_first_ten_by_name(tmp_path):
     assert "\n" not in message
     for part in (
         "1 categories with the id of another (3)",
-        "1 categories without a number as id and a text as name (number 4)",
+        "1 categories without a number below 2^53 as id and a text as name (number 4)",
         "1 images with the id of another (1)",
-        "1 images without a number as id and a text as file_name (number 5)",
+        "1 images without a number below 2^53 as id and a text as file_name (number 5)",
         "1 images without width and height from 1 to 65535 (image 8)",
         f"2 images that are not in {tmp_path}/images/train (2.png, 3.png)",
         "1 annotations of unknown images (annotation 2)",
@@ -207,7 +222,7 @@ def test_file_names_that_no_file_can_have(tmp_path, name):
         ("[]", "wrong or missing: images, annotations, categories"),
         ('{"images": [1], "annotations": {}, "categories": []}', "wrong or missing: images, annotations"),
         ('{"images": [], "annotations": [], "categories": []}', "must list images; it has none"),
-        ('{"images": [{}], "annotations": [], "categories": []}', "it has 1 images without a number as id"),
+        ('{"images": [{}], "annotations": [], "categories": []}', "it has 1 images without a number below"),
     ],
 )
 def test_files_that_are_no_coco_files(tmp_path, text, message):

@@ -180,7 +180,15 @@ def test_boxes_given_for_masks(truth):
         ({"images": None}, "lists images, annotations, categories"),
         ({"images": []}, "empty list"),
         ({"categories": []}, "empty list"),
-        ({"images": [{"id": 5, "height": 100, "width": 80}] * 2}, r"images without an id of their own \(images\[1\]\)"),
+        (
+            {"images": [{"id": 5, "height": 100, "width": 80}] * 2},
+            r"images without an id of their own.* \(images\[1\]\)",
+        ),
+        (
+            {"images": [{"id": -5, "height": 100, "width": 80}]},
+            r"images without an id of their own, a whole number below",
+        ),
+        ({"categories": [{"id": 2**53, "name": "cat"}]}, "1 categories without an id of their own"),
         ({"images": [{"id": 5, "height": 100}, {"id": 9}]}, "2 images without height and width"),
         ({"annotations": [result(area="large")]}, "without a finite area"),
         ({"annotations": [result(iscrowd="no")]}, "an iscrowd other than 0 and 1"),
@@ -190,6 +198,15 @@ def test_boxes_given_for_masks(truth):
 def test_damaged_ground_truth_is_refused(truth, change, message):
     with pytest.raises(DataError, match=message):
         average_precision(truth | change, [], "segm")
+
+
+def test_masks_of_images_too_large_for_the_libraries_are_refused(truth):
+    """There pycocotools ends the process, and faster-coco-eval counts pixels anew from 2^32 on."""
+    truth["images"][0] |= {"height": 10**9, "width": 10**9}
+    runs = {"size": [10**9, 10**9], "counts": [0, 100, 10**18 - 100]}
+    with pytest.raises(DataError, match="1 masks of images with a side above 65535 pixels"):
+        average_precision(truth, [result(segmentation=runs)], "segm")
+    assert average_precision(truth, [result(bbox=[10, 10, 20, 20])], "bbox")["AP"] == 1
 
 
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])

@@ -32,7 +32,8 @@ def load_detection(
         config: what to read.
         parts: "train", "val" or both; the other is None in the result.
         categories: those that the labels count in, such as a checkpoint's; the data must have the same. None: any.
-        masks: whether masks are wanted; without, targets and ground truth have boxes only.
+        masks: whether masks are wanted; without, targets and ground truth have boxes only, and what is wrong with
+            segmentations is no matter.
 
     Raises:
         ConfigError: the data set is not one for detection, or its files are not named where they must be.
@@ -59,7 +60,7 @@ def _load_coco(config: DataConfig, parts: Sequence[str], masks: bool) -> Detecti
     for part in ("train", "val"):
         if part in parts:
             try:
-                readers[part] = _read_part(config, part)
+                readers[part] = _read_part(config, part, masks)
             except DataError as error:
                 problems.append(str(error))
     found = list(readers.values())
@@ -132,7 +133,7 @@ class ReadImage:
         return image
 
 
-def _read_part(config: DataConfig, part: str) -> _Part:
+def _read_part(config: DataConfig, part: str, masks: bool) -> _Part:
     path = annotation_file(config, part)
     reader = CocoReader(path, f"{config.dataset} {part}")
     if not reader.files:
@@ -143,6 +144,7 @@ def _read_part(config: DataConfig, part: str) -> _Part:
         for name in names:
             reader.broken.add(f"{kind} {folder}", shown(name))
     annotations = reader.read(
+        masks=masks,
         skip_bad=config.coco.bad_annotations == "skip",
         skip_empty=part == "train" and config.coco.empty_images == "skip",
     )

@@ -19,6 +19,8 @@ from torch import Tensor
 Size = tuple[int, int]  # height, width
 Piece = tuple[bytes, bool]  # one instance of `Segmentations`: its bytes, and whether they are polygons
 
+MAX_SIDE = 65_535  # pixels: JPEG's limit, and then the library's 32 bits hold the number of an image's pixels
+
 
 def encode(masks: Tensor | np.ndarray) -> list[dict[str, Any]]:
     """Masks (n, H, W) of zeros and others to compressed RLE, ready for JSON."""
@@ -130,6 +132,8 @@ def piece(segmentation: Any, size: Size) -> Piece:
     Raises:
         ValueError: it is none of these, or does not fit the image; the message says what it is, in the plural.
     """
+    if max(size) > MAX_SIDE:
+        raise ValueError(f"masks of images with a side above {MAX_SIDE} pixels")
     if isinstance(segmentation, dict):
         return _runs_piece(segmentation, size), False
     if not isinstance(segmentation, list):

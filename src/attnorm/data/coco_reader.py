@@ -10,15 +10,15 @@ from typing import Any, NamedTuple, TypeGuard
 import numpy as np
 
 from attnorm.data.annotations import Annotations, Category, corners
-from attnorm.data.coco_masks import Piece, Size, area, pack, piece
+from attnorm.data.coco_masks import MAX_SIDE, Piece, Size, area, pack, piece
 from attnorm.data.problems import Problems
 from attnorm.errors import DataError
 
 Entry = dict[str, Any]
 
-MAX_SIDE = 65_535  # pixels; JPEG's limit
 TOLERANCE = 1.0  # pixels: boxes that leave their image by less are cut to it without a word, it is rounding
 BEYOND = 1e12  # no coordinate or area is as large, and a whole number can be too large for a float
+EXACT = 2**53  # below it whole numbers are exact as floats, which COCO's evaluation may make of ids
 LISTS = ("images", "annotations", "categories")
 
 
@@ -63,17 +63,19 @@ class CocoReader:
         """The images' file names, as the file has them."""
         return [entry["file_name"] for entry in self.images]
 
-    def read(self, *, skip_bad: bool, skip_empty: bool) -> Annotations:
+    def read(self, *, masks: bool, skip_bad: bool, skip_empty: bool) -> Annotations:
         """Check the annotations and pack them.
 
         Args:
+            masks: whether masks are wanted; else segmentations are not read, and may be missing or wrong, except for
+                the area of an annotation that gives none.
             skip_bad: leave unusable annotations out instead of refusing the file.
             skip_empty: leave out the images that have no annotation to learn from.
 
         Raises:
             DataError: all problems, in one line.
         """
-        rows = self._read_rows()
+        rows = self._read_rows(masks)
         self._entries = []  # those of a large file take gigabytes
         keep, reaching = self._check(rows)
         if self.broken or (self.bad and not skip_bad):
@@ -90,8 +92,8 @@ class CocoReader:
         categories: dict[int, Category] = {}
         for number, entry in enumerate(entries, 1):
             id, name = entry.get("id"), entry.get("name")
-            if not _is_id(id) or not isinstance(name, str):
-                self.broken.add("categories without a number as id and a text as name", f"number {number}")
+            if not _is_id(id, EXACT) or not isinstance(name, str):
+                self.broken.add("categories without a number below 2^53 as id and a text as name", f"number {number}")
             elif id in categories:
                 self.broken.add("categories with the id of another", str(id))
             else:
@@ -102,8 +104,8 @@ class CocoReader:
         images: dict[int, Entry] = {}
         for number, entry in enumerate(entries, 1):
             id, name, width, height = (entry.get(key) for key in ("id", "file_name", "width", "height"))
-            if not _is_id(id) or not isinstance(name, str) or not name:
-                self.broken.add("images without a number as id and a text as file_name", f"number {number}")
+            if not _is_id(id, EXACT) or not isinstance(name, str) or not name:
+                self.broken.add("images without a number below 2^53 as id and a text as file_name", f"number {number}")
             elif not all(_is_id(side) and 0 < side <= MAX_SIDE for side in (width, height)):
                 self.broken.add(f"images without width and height from 1 to {MAX_SIDE}", f"image {id}")
             elif id in images:
@@ -112,14 +114,14 @@ class CocoReader:
                 images[id] = {"id": id, "file_name": name, "size": (height, width)}
         return list(images.values())
 
-    def _read_rows(self) -> list[_Row]:
+    def _read_rows(self, masks: bool) -> list[_Row]:
         places = {entry["id"]: (i, entry["size"]) for i, entry in enumerate(self.images)}
         labels = {category.id: label for label, category in enumerate(self.categories, 1)}
         seen: set[int] = set()
         rows: list[_Row] = []
         for number, entry in enumerate(self._entries, 1):
             try:
-                row = _read_row(entry, places, labels)
+                row = _read_row(entry, places, labels, masks)
                 if row.id in seen:
                     raise ValueError("annotations with the id of another")
             except ValueError as error:
@@ -219,17 +221,18 @@ def _is_list_of_entries(content: Any, name: str) -> bool:
     return isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)
 
 
-def _is_id(value: Any) -> TypeGuard[int]:
-    return type(value) is int and 0 <= value < 2**63
+def _is_id(value: Any, beyond: int = 2**63) -> TypeGuard[int]:
+    return type(value) is int and 0 <= value < beyond
 
 
-def _read_row(entry: Entry, places: Mapping[int, tuple[int, Size]], labels: Mapping[int, int]) -> _Row:
+def _read_row(entry: Entry, places: Mapping[int, tuple[int, Size]], labels: Mapping[int, int], masks: bool) -> _Row:
     """One annotation.
 
     Args:
         entry: as the file has it.
         places: from an image's id to its place and size.
         labels: from a category's id to its label.
+        masks: whether to keep the mask.
 
     Raises:
         ValueError: it cannot be used; the message says what it is, in the plural.
@@ -247,12 +250,13 @@ def _read_row(entry: Entry, places: Mapping[int, tuple[int, Size]], labels: Mapp
     if type(crowd) is not int or crowd not in (0, 1):
         raise ValueError("annotations with iscrowd other than 0 and 1")
     segmentation = entry.get("segmentation")
-    mask = piece(segmentation, size) if segmentation else None
-    if (pixels := entry.get("area")) is None:
+    pixels = entry.get("area")
+    mask = piece(segmentation, size) if segmentation and (masks or pixels is None) else None
+    if pixels is None:
         pixels = area(mask, size) if mask else box[2] * box[3]
     elif not _is_finite(pixels) or pixels < 0:
         raise ValueError("areas that are not a finite number from 0")
-    return _Row(entry["id"], place, labels[category], box, pixels, crowd == 1, mask)
+    return _Row(entry["id"], place, labels[category], box, pixels, crowd == 1, mask if masks else None)
 
 
 def _is_finite(value: Any) -> bool:

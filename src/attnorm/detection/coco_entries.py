@@ -173,8 +173,8 @@ def _by_id(entries: list[Any], name: str, problems: Problems) -> dict[int, Entry
     found: dict[int, Entry] = {}
     for place, entry in enumerate(entries):
         number = entry.get("id") if isinstance(entry, dict) else None
-        if type(number) is not int or number in found or not _is_number(number):
-            problems.add(f"{name} without an id of their own", f"{name}[{place}]")
+        if type(number) is not int or number in found or not 0 <= number < MOST:
+            problems.add(f"{name} without an id of their own, a whole number below 2^53", f"{name}[{place}]")
         else:
             found[number] = entry
     if not entries:
