@@ -194,6 +194,7 @@ def test_recipes_are_accepted(path):
         (["models", "--filter", "vgg*"], "'vgg*' matches none"),
         (["models", "--describe", "aognet_13m"], "got 'aognet_13m': did you mean aognet_12m"),
         (["models", "--describe", "resnet18", "--json", "x"], "describe shows one network, resnet18"),
+        (["models", "--describe", "mask_rcnn_resnet18_an_fpn"], "mask_rcnn_resnet18_an_fpn is one: give resnet18_an,"),
         (["models", "--plot", "x.png"], "plot draws the network that describe names, and it names none"),
         (["models", "--describe", "aognet_12m", "--plot", "x.jpg"], "plot must end in .png or .svg; got x.jpg"),
         (["models", "--describe", "resnet8_cifar", "--plot", "x.png"], "resnet8_cifar has no graph to draw"),

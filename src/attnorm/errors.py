@@ -4,6 +4,12 @@ Every message is one line with three parts: what must hold, what came instead, w
 """
 
 
+def shown(text: str, length: int = 80) -> str:
+    """Text from a file as it may go to a terminal or a picture: one line, no control characters, not endless."""
+    text = text if text.isprintable() else ascii(text)
+    return text if len(text) <= length else text[: length - 3] + "..."
+
+
 class ConfigError(ValueError):
     """The arguments or the recipe are wrong or contradict each other. Exit code 2, raised before any work is done."""
 

@@ -72,6 +72,16 @@ def test_labels_stay_within_the_picture(monkeypatch, size):
         assert bottom - top >= 7  # letters of at least so many pixels
 
 
+@pytest.mark.parametrize("name", ["two\nlines", "\ud800 half a letter", "\0", "", "雪 العربية", "endless" * 999])
+def test_names_of_every_kind_are_written(name):
+    """As they are if a font can write them, else by their codes; and in no more than the picture."""
+    image = Image.new("RGB", (700, 650), (100, 100, 100))
+    pixels = np.asarray(draw_detections(image, [entry(image.size, (100, 200, 200, 300))], {3: name}))
+    assert pixels.shape == (650, 700, 3)
+    np.testing.assert_array_equal(pixels[350, 299], class_colour(0))
+    assert (pixels[190, 102:104] != 100).all()  # the label above the box
+
+
 def test_labels_keep_clear_of_each_other(monkeypatch):
     """Two objects in the same place and one beside them: no label covers another."""
     areas = []

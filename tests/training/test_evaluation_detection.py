@@ -158,6 +158,18 @@ def test_what_is_printed():
     ]
 
 
+def test_categories_of_every_name_have_their_line():
+    """Of the same name, too; and a name is no way to write to the terminal what is not printable."""
+    names = ["same", "same", "two\nlines", "\ud800", "\x1b[2J", ""]
+    categories = [{"id": n, "name": name, "AP": n / 10} for n, name in enumerate(names)]
+    result = {"predictions": "p", "iou_type": "bbox", "images": 1, "detections": 0, **dict.fromkeys(METRICS, None)}
+    lines = describe({**result, "per_category": categories})
+    assert [line.split() for line in lines[5:]] == [
+        ["same", "0.0"], ["same", "10.0"], [r"'two\nlines'", "20.0"], [r"'\ud800'", "30.0"], [r"'\x1b[2J'", "40.0"],
+        ["50.0"],
+    ]  # fmt: skip
+
+
 def test_what_was_published_stands_below(checkpoint, tmp_path, monkeypatch):
     """For COCO's val2017 only, which is told by its counts; here they are those of the three images."""
     root = write_three_images(tmp_path / "coco")

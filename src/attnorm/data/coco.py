@@ -10,13 +10,13 @@ from PIL import Image
 
 from attnorm.data.annotations import Annotations, Category
 from attnorm.data.coco_config import DETECTION
-from attnorm.data.coco_files import absent, annotation_file, image_folder, shown
+from attnorm.data.coco_files import LONGEST, absent, annotation_file, image_folder
 from attnorm.data.coco_reader import CocoReader
 from attnorm.data.config import DataConfig, shortened
 from attnorm.data.detection_data import DetectionData, DetectionDataset
 from attnorm.data.folder import MEAN, STD
 from attnorm.data.images import read_image
-from attnorm.errors import ConfigError, DataError
+from attnorm.errors import ConfigError, DataError, shown
 
 
 def load_detection(
@@ -142,7 +142,7 @@ def _read_part(config: DataConfig, part: str, masks: bool) -> _Part:
     missing, escaping = absent(folder, reader.files)
     for kind, names in (("images that are not in", missing), ("file names that lead out of", escaping)):
         for name in names:
-            reader.broken.add(f"{kind} {folder}", shown(name))
+            reader.broken.add(f"{kind} {folder}", shown(name, LONGEST))
     annotations = reader.read(
         masks=masks,
         skip_bad=config.coco.bad_annotations == "skip",

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from attnorm.data.config import DataConfig, data_root, shortened
-from attnorm.errors import DataError
+from attnorm.errors import DataError, shown
 
 PARTS = {"train": ("train",), "val": ("val", "valid", "validation", "test")}  # what each may be called
 YEARS = ("2017", "2014", "")  # COCO's parts are called train2017 and val2017
 BESIDE = "_annotations.coco.json"  # Roboflow's name for the file beside its images
+LONGEST = 200  # characters of a file name in a message
 
 
 def annotation_file(config: DataConfig, part: str) -> Path:
@@ -70,14 +71,10 @@ def image_folder(config: DataConfig, part: str, annotations: Path, first: str) -
         if folder.is_dir() and folder in (*named, root / "images"):
             return folder
     raise DataError(
-        f"{root} must hold the images of {os.path.relpath(annotations, root)}, such as {shown(first)}; looked in "
-        f"{shortened([os.path.relpath(folder, root) for folder in folders])}: name the folder by coco.{part}_images"
+        f"{root} must hold the images of {os.path.relpath(annotations, root)}, such as {shown(first, LONGEST)}; "
+        f"looked in {shortened([os.path.relpath(folder, root) for folder in folders])}: name the folder by "
+        f"coco.{part}_images"
     )
-
-
-def shown(name: str) -> str:
-    """A file name from a JSON file, fit for a message."""
-    return name if name.isprintable() else ascii(name)
 
 
 def absent(folder: Path, names: Sequence[str]) -> tuple[list[str], list[str]]:

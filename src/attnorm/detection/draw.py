@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from attnorm.data.coco_masks import decode
 from attnorm.detection.coco_entries import Entry
+from attnorm.errors import shown
 
 Colour = tuple[int, int, int]
 Area = tuple[float, float, float, float]  # left, top, right, bottom
@@ -56,7 +57,7 @@ def draw_detections(image: Image.Image, entries: Sequence[Entry], names: dict[in
     taken: list[Area] = []
     labels: list[tuple[Area, str, Colour]] = []
     for entry, box in sorted(zip(entries, boxes, strict=True), key=lambda pair: pair[0]["score"], reverse=True):
-        text = f"{names[entry['category_id']]} {entry['score']:.2f}"
+        text = f"{shown(names[entry['category_id']])} {entry['score']:.2f}"
         area = _place(canvas, text, font, box, picture, taken)
         taken.append(area)
         labels.append((area, text, colours[entry["category_id"]]))

@@ -1,5 +1,6 @@
 """`attnorm eval` for detection: a detector's checkpoint on a data set, or a results file against its ground truth."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from attnorm.data.coco_config import CocoConfig
 from attnorm.detection import published
 from attnorm.detection.average_precision import METRICS, average_precision
 from attnorm.detection.detector import Detector
-from attnorm.errors import ConfigError
+from attnorm.errors import ConfigError, shown
 from attnorm.files import write_json_atomic
 from attnorm.training.checkpoint import CheckpointMeta
 from attnorm.training.evaluation_detection import evaluate_detector
@@ -124,7 +125,7 @@ def describe(result: dict[str, Any], *, per_category: bool = False) -> list[str]
     lines = [
         title,
         *(f"  {note}" for note in result.get("notes", ())),
-        *_table("percent", METRICS, {name: [result[f"{kind}{m}"] for m in METRICS] for kind, name in kinds.items()}),
+        *_table("percent", METRICS, [(name, [result[f"{kind}{m}"] for m in METRICS]) for kind, name in kinds.items()]),
     ]
     lines += [
         f"  published: box AP {row['box_AP']:.1f}, mask AP {row['mask_AP']:.1f} ({row['source']})"
@@ -132,17 +133,15 @@ def describe(result: dict[str, Any], *, per_category: bool = False) -> list[str]
     ]
     categories = result["per_category"]
     if per_category or len(categories) <= FEW:
-        rows = {row["name"]: [row[f"{kind}AP"] for kind in kinds] for row in categories}
+        rows = [(shown(row["name"]), [row[f"{kind}AP"] for kind in kinds]) for row in categories]
         lines += ["", *_table("AP by category", list(kinds.values()), rows)]
     return lines
 
 
-def _table(title: str, columns: Any, rows: dict[str, list[float | None]]) -> list[str]:
-    wide = max(len(name) for name in (title, *rows))
-    cells = {name: ["-" if value is None else f"{100 * value:.1f}" for value in row] for name, row in rows.items()}
-    return [
-        f"{name:<{wide}}" + "".join(f"{cell:>7}" for cell in row) for name, row in {title: columns, **cells}.items()
-    ]
+def _table(title: str, columns: Sequence[str], rows: Sequence[tuple[str, list[float | None]]]) -> list[str]:
+    wide = max(len(name) for name in (title, *(name for name, _ in rows)))
+    cells = [(name, ["-" if value is None else f"{100 * value:.1f}" for value in row]) for name, row in rows]
+    return [f"{name:<{wide}}" + "".join(f"{cell:>7}" for cell in row) for name, row in [(title, columns), *cells]]
 
 
 def _categories(meta: CheckpointMeta) -> tuple[Category, ...]:

@@ -6,6 +6,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
+from attnorm.data.images import EXTENSIONS
 from attnorm.errors import ConfigError, DataError
 from attnorm.files import replacing, write_json_atomic
 from attnorm.training.checkpoint import CheckpointMeta, load_checkpoint
@@ -14,7 +15,6 @@ from attnorm.training.processes import Processes, choose_device
 from attnorm.training.use_config import PredictConfig
 
 TOP = 5
-EXTENSIONS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
 
 class Predictor(Protocol):
@@ -138,7 +138,7 @@ def find_images(path: Path, output: Path) -> list[Path]:
     found = sorted(item for item in path.rglob("*") if item.suffix.lower() in EXTENSIONS and item.is_file())
     found = [item for item in found if not item.resolve().is_relative_to(output.resolve())]
     if not found:
-        raise DataError(f"input must hold images ({', '.join(sorted(EXTENSIONS))}), and {path} has none")
+        raise DataError(f"input must hold images ({', '.join(EXTENSIONS)}), and {path} has none")
     return found
 
 

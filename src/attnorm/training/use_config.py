@@ -4,6 +4,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, fields
 from typing import Literal
 
+from attnorm.detection.config import is_detector, split_name
 from attnorm.errors import ConfigError
 
 # The fields of EvalConfig that have a meaning for a results file, a detector and a classification network.
@@ -42,6 +43,12 @@ class ModelsConfig:
         """Refuses what cannot be meant."""
         if self.describe is not None and (self.filter != "*" or self.json is not None):
             raise ConfigError(f"describe shows one network, {self.describe}: leave filter and json to the list")
+        if self.describe is not None and is_detector(self.describe):
+            _, backbone = split_name(self.describe)
+            raise ConfigError(
+                f"describe shows networks, of which a detector is built, and {self.describe} is one: give {backbone}, "
+                "and print(create_detector(...)) for all of it"
+            )
         if self.plot is not None and self.describe is None:
             raise ConfigError("plot draws the network that describe names, and it names none: add --describe NAME")
         if self.plot is not None and not self.plot.lower().endswith((".png", ".svg")):

@@ -23,9 +23,9 @@ from typing import IO, Any, cast
 import torch
 from torch import Tensor
 
-from attnorm.errors import CheckpointError
+from attnorm.errors import CheckpointError, shown
 from attnorm.models.released import pickles
-from attnorm.models.released.described import Storage, TensorEntry, UnreadableError, count_of, shown, text_of
+from attnorm.models.released.described import Storage, TensorEntry, UnreadableError, count_of, text_of
 
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 _LEGACY = b"\x80\x02\x8a\x0a" + _MAGIC.to_bytes(10, "little") + b"."

@@ -85,12 +85,6 @@ class TensorEntry:
         return self.storage.dtype
 
 
-def shown(text: str, length: int = 80) -> str:
-    """Text from a file as it may go to a terminal: one line, no control characters, not endless."""
-    text = text if text.isprintable() else ascii(text)
-    return text if len(text) <= length else text[: length - 3] + "..."
-
-
 def text_of(value: Any) -> str:
     """Text; what Python 2 wrote is bytes.
 

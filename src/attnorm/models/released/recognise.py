@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 import timm
 
-from attnorm.errors import CheckpointError
-from attnorm.models.released.described import shown
+from attnorm.errors import CheckpointError, shown
 from attnorm.models.released.names import Scheme
 
 Shapes = Mapping[str, tuple[int, ...]]
