@@ -10,10 +10,12 @@ from attnorm.detection.average_precision import METRICS, average_precision
 from attnorm.detection.published import Published
 from attnorm.errors import ConfigError, DataError
 from attnorm.training import inference_detection
+from attnorm.training.checkpoint import load_checkpoint
+from attnorm.training.evaluation_detection import evaluate_detector
 from attnorm.training.inference import evaluate_checkpoint
 from attnorm.training.inference_detection import describe
 from attnorm.training.use_config import EvalConfig
-from tests.training.detecting_by_rule import IMAGES, ground_truth, process, results
+from tests.training.detecting_by_rule import CATEGORIES, IMAGES, ground_truth, process, results
 from tests.training.tiny_detector import save_tiny_detector, write_three_images
 
 
@@ -55,6 +57,27 @@ def test_two_processes_evaluate_as_one(tmp_path):
     first, second = (json.loads((output / f"{rank}.json").read_text()) for rank in (0, 1))
     assert first == second == alone
     assert (output / "predictions.json").read_bytes() == (tmp_path / "predictions.json").read_bytes()
+
+
+def test_batches_leave_what_is_found_as_it_is(tmp_path):
+    """In one batch the lower and right border of the smaller images is beside padding, which the features show."""
+    detector, _ = load_checkpoint(save_tiny_detector(tmp_path / "detector.safetensors"))
+    generator = torch.Generator().manual_seed(0)
+    sizes = ((60, 80), (90, 50), (60, 80), (40, 96))
+    images = [torch.randint(0, 256, (3, *size), generator=generator, dtype=torch.uint8) for size in sizes]
+    targets = [{"image_id": torch.tensor(n)} for n in range(len(images))]
+    truth = {
+        "images": [{"id": n, "height": height, "width": width} for n, (height, width) in enumerate(sizes)],
+        "annotations": [],
+        "categories": [{"id": category.id, "name": category.name} for category in CATEGORIES],
+    }
+    files = []
+    for size in (1, 2, 4):
+        loader = [(images[n : n + size], targets[n : n + size]) for n in range(0, len(images), size)]
+        files.append(tmp_path / f"{size}.json")
+        evaluate_detector(detector, loader, truth, device="cpu", categories=CATEGORIES, save_predictions=str(files[-1]))
+    assert len(json.loads(files[0].read_text())) == 20
+    assert files[0].read_bytes() == files[1].read_bytes() == files[2].read_bytes()
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +147,7 @@ def test_settings_that_contradict_each_other(settings, message):
         ({"dataset": "coco,shapes"}, "one data set at a time"),
         ({"dataset": "coco", "image_size": 64}, "image_size is for shapes"),
         ({"dataset": "digits"}, "a detector needs boxes"),
+        ({"batch_size": 2}, "batch_size does nothing for mask_rcnn_resnet10t_fpn"),
     ],
 )
 def test_settings_that_mean_nothing_for_a_detector(checkpoint, settings, message):

@@ -1,6 +1,7 @@
 """COCO's numbers of a detector over a data set, over all processes."""
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -31,10 +32,9 @@ class CocoTally:
         self.category_ids, self.paste = tuple(category_ids), paste
         self.entries: dict[int, list[Entry]] = {}  # by image
 
-    def add(self, detections: Sequence[dict[str, Any]], image_ids: Sequence[int]) -> None:
-        """Takes what `Detector.detect` gave for one batch."""
-        for detection, image_id in zip(detections, image_ids, strict=True):
-            self.entries[image_id] = coco_results(detection, image_id, self.category_ids, self.paste)
+    def add(self, detection: dict[str, Any], image_id: int) -> None:
+        """Takes what `Detector.detect` gave for one image."""
+        self.entries[image_id] = coco_results(detection, image_id, self.category_ids, self.paste)
 
     def gather(self) -> dict[int, list[Entry]]:
         """The entries of every image that any process saw, by its id and in that order: each image once."""
@@ -62,6 +62,8 @@ def evaluate_detector(
 ) -> dict[str, Any]:
     """Evaluates a detector; under torch.distributed every process calls it with its own part of the data.
 
+    The numbers depend neither on how images are batched nor on how many processes share them.
+
     Args:
         detector: its training mode is put back afterwards.
         loader: gives images and targets, of which only `image_id` is read; a batch may be empty.
@@ -86,15 +88,13 @@ def evaluate_detector(
     was_training = detector.training
     detector.eval()
     try:
-        for images, targets in loader:
-            if not images:
-                continue  # none of the batch could be read
+        # Each image by itself: what is found at its border depends on the padding that others in a batch would give it.
+        for image, target in chain.from_iterable(zip(*batch, strict=True) for batch in loader):
             with autocast(precision, torch.device(device)):
-                detections = detector.detect([image.to(device, non_blocking=True) for image in images])
+                (detection,) = detector.detect([image.to(device, non_blocking=True)])
             if not masks:
-                for detection in detections:
-                    detection.pop("mask_probabilities", None)
-            tally.add(detections, [int(target["image_id"]) for target in targets])
+                detection.pop("mask_probabilities", None)
+            tally.add(detection, int(target["image_id"]))
     finally:
         detector.train(was_training)
     entries = tally.gather()

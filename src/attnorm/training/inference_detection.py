@@ -59,7 +59,7 @@ def evaluate_detector_checkpoint(
     with process_group(processes, device):
         data = load_detection(settings, ("val",), _categories(meta), masks=detector.has_masks)
         assert data.val is not None
-        loader = make_loader(data.val, batch_size=config.batch_size or 2, train=False, workers=config.workers)
+        loader = make_loader(data.val, batch_size=1, train=False, workers=config.workers)
         numbers = evaluate_detector(
             detector.to(device),
             loader,

@@ -10,7 +10,7 @@ from attnorm.errors import ConfigError
 # The fields of EvalConfig that have a meaning for a results file, a detector and a classification network.
 RESULTS_FIELDS = ("annotations", "predictions", "iou_type", "backend", "per_category", "json")
 COMMON_FIELDS = (
-    *("checkpoint", "dataset", "data_dir", "val_split", "max_bad_images", "batch_size", "workers", "device"),
+    *("checkpoint", "dataset", "data_dir", "val_split", "max_bad_images", "workers", "device"),
     *("amp", "amp_dtype", "json"),
 )
 DETECTOR_FIELDS = (
@@ -19,7 +19,8 @@ DETECTOR_FIELDS = (
 )
 CLASSIFIER_FIELDS = (
     *COMMON_FIELDS,
-    *("id_dir", "outlier_score", "restrict_classes", "image_size", "crop_pct", "interpolation", "channels_last"),
+    *("id_dir", "outlier_score", "restrict_classes", "image_size", "crop_pct", "interpolation", "batch_size"),
+    "channels_last",
 )
 
 
@@ -87,7 +88,7 @@ class EvalConfig:
         backend: library that computes COCO's numbers; both give the same.
         per_category: print the AP of each category, even of more than 20; JSON always has it.
         save_predictions: write what a detector's checkpoint finds to this file, as COCO's JSON of results.
-        batch_size: images per step and process; when not given 256, or 2 of a detector.
+        batch_size: images per step and process, 256 when not given; a detector sees them one by one.
         workers: processes that read data.
         device: auto takes a CUDA device where there is one.
         amp: mixed precision.
