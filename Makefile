@@ -51,11 +51,12 @@ BENCH_THREADS ?= $(shell getconf _NPROCESSORS_ONLN)
 BENCH_ARGS ?=
 bench bench-check: export OMP_NUM_THREADS := $(BENCH_THREADS)
 
-bench: $(STAMP) ## measure what AN costs, layers and networks, and write docs/performance.md (30 minutes)
+bench: $(STAMP) ## measure what AN costs, layers, networks and detectors, and write docs/performance.md (40 minutes)
 	@$(BIN)/python -m benchmarks.layer_cost
 	@$(BIN)/python -m benchmarks.step_cost
 	@$(BIN)/python -m benchmarks.network_cost
 	@$(BIN)/python -m benchmarks.families_cost
+	@$(BIN)/python -m benchmarks.detector_cost
 	@$(BIN)/python -m benchmarks.performance_table
 
 bench-check: $(STAMP) ## fail if AN became slower than the committed figures; BENCH_ARGS=--short for a minute of it

@@ -1,6 +1,6 @@
 """What a detector costs: Mask R-CNN ResNet-50 FPN with AN, the same with BatchNorm, and torchvision's own.
 
-    python -m benchmarks.detector_cost [--time-limit-s 240] [--json FILE]
+    python -m benchmarks.detector_cost [--time-limit-s 90] [--json FILE]
 
 A whole training step (forward, losses, backward, SGD) and an evaluation, as in benchmarks/network_cost.py, on random
 images with the same random objects. Nothing is frozen and batch statistics are used; a further training row has the
@@ -137,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command_line = parser("What AN costs in a detector.", "detector_cost")
     command_line.add_argument("--batch-size", type=int, default=2)
     command_line.add_argument("--side", type=int, default=320, help="height and width of the images, in pixels")
-    command_line.add_argument("--time-limit-s", type=float, default=240, help="for each row")
+    command_line.add_argument("--time-limit-s", type=float, default=90, help="for each row")
     options = command_line.parse_args(arguments)
     record = Record(options.json, "detector-cost", "cpu", options_of(options))
     for layout in LAYOUTS:
