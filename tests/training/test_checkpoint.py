@@ -1,13 +1,14 @@
 """Weights files: what goes in comes out, and everything else is one clear line."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from attnorm.detection.config import DetectorConfig
 from attnorm.errors import CheckpointError
 from attnorm.models import create_model
 from attnorm.training.checkpoint import KEY, CheckpointMeta, load_checkpoint, save_checkpoint
@@ -138,3 +139,68 @@ def test_a_damaged_header(tmp_path, header, part):
     path = tmp_path / "net.safetensors"
     save_file({"weight": torch.zeros(2)}, path, metadata={KEY: header})
     assert part in refusal(path)
+
+
+DETECTOR = {
+    **asdict(META),
+    "model": "mask_rcnn_resnet18_fpn",
+    "num_classes": 4,
+    "detector": asdict(DetectorConfig()),
+    "category_ids": (3, 5, 9),
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_classes": "3"}, "num_classes must be int; got '3'"),
+        ({"num_classes": True}, "num_classes must be int; got True"),
+        ({"num_classes": 10**12}, "classes and category_ids must be 999999999999 of each"),
+        ({"in_chans": 0}, "must be at least 1"),
+        ({"in_chans": 10**9}, "mean and std must have a value for each of 1000000000 channels"),
+        ({"classes": "abc"}, "classes must be tuple[str, ...]; got 'abc'"),
+        ({"classes": ["a", "b"]}, "there are 2 and 3"),
+        ({"mean": [float("nan")]}, "mean and std must be finite numbers"),
+        ({"std": [0]}, "std above 0"),
+        ({"category_ids": None}, "there are 3 and 0"),
+        ({"category_ids": [3, 3, 5]}, "no id twice"),
+        ({"category_ids": ["3", "5", "9"]}, "category_ids must be tuple[int, ...] | None"),
+        ({"dataset": 5}, "dataset must be str; got 5"),
+        ({"detector": [1]}, "detector must be dict"),
+        ({"detector": {"test_proposals": 1.5}}, "detector.test_proposals must be int; got 1.5"),
+        ({"detector": {"min_size": [64, 72.5]}}, "detector.min_size must be int | tuple[int, ...]; got (64, 72.5)"),
+        ({"detector": {"conventions": "v9"}}, "detector.conventions must be Literal['modern', 'v1']; got 'v9'"),
+        ({"detector": {"norm_policy": 7}}, "detector.norm_policy must be "),
+        ({"detector": {"score_threshold": "x" * 999}}, "detector.score_threshold must be float; got 'xxx"),
+    ],
+)
+def test_a_header_with_wrong_values(tmp_path, change, message):
+    path = tmp_path / "net.safetensors"
+    save_file({"weight": torch.zeros(2)}, path, metadata={KEY: json.dumps({**DETECTOR, **change})})
+    refused = refusal(path)
+    assert f"the attnorm header of {path} is damaged: " in refused
+    assert message in refused
+    assert len(refused) < 400
+
+
+def test_more_classes_than_the_weights_have(saved):
+    """Refused before the network is built, which would take all of the memory."""
+    _, path = saved
+    save_file(load_file(path), path, metadata={KEY: json.dumps({**asdict(META), "num_classes": 10**12})})
+    assert "says num_classes 1000000000000, and none of its weights are of as many" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"unknown": 1}, "unexpected keyword argument 'unknown'"),
+        ({"min_size": 900, "max_size": 800}, "min_size must be at least 1 and at most max_size"),
+    ],
+)
+def test_a_detector_that_cannot_be_built(tmp_path, change, message):
+    path = tmp_path / "net.safetensors"
+    header = {**DETECTOR, "detector": {**DETECTOR["detector"], **change}}
+    save_file({"weight": torch.zeros(4)}, path, metadata={KEY: json.dumps(header)})
+    refused = refusal(path)
+    assert "names a network that cannot be built: " in refused
+    assert message in refused

@@ -1,9 +1,8 @@
-"""Weights in safetensors with what is needed to use them: which network, which classes, which preprocessing."""
+"""Weights in safetensors, whose header says what is needed to use them."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -11,51 +10,9 @@ from attnorm.detection.config import DetectorConfig
 from attnorm.errors import CheckpointError, ConfigError
 from attnorm.files import replacing
 from attnorm.options import make_settings
+from attnorm.training.header import KEY, CheckpointMeta, parse_header
 
-FORMAT_VERSION = 1
-KEY = "attnorm"  # the one entry in the file's header; its value is JSON
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckpointMeta:
-    """What stands in the header of a weights file.
-
-    Attributes:
-        model: name of the network.
-        num_classes: classes of the network.
-        in_chans: image channels.
-        classes: their names, in the order of the network's outputs.
-        dataset: name of the data set it was trained on.
-        image_size: side of the square images, in pixels; of a detector's, the shorter side.
-        mean: channel means for pixels from 0 to 1; likewise std.
-        crop_pct: part of the image that the evaluation's crop keeps; see DataConfig. A detector crops nothing.
-        interpolation: how the evaluation resizes.
-        detector: settings of a detector, all fields of DetectorConfig; None for other networks.
-        category_ids: of a detector's `classes`, COCO's numbers. Its `num_classes` counts the background, class 0.
-        epoch: epochs done.
-        metrics: of the evaluation part, see RunRecord.
-        attnorm_version: version that wrote the file.
-        provenance: of weights that were converted: where they come from, what is published of them, their terms.
-        format_version: of this header.
-    """
-
-    model: str
-    num_classes: int
-    in_chans: int
-    classes: tuple[str, ...]
-    dataset: str
-    image_size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    crop_pct: float
-    interpolation: str
-    detector: dict[str, Any] | None = None
-    category_ids: tuple[int, ...] | None = None
-    epoch: int = 0
-    metrics: dict[str, float] | None = None
-    attnorm_version: str = "unknown"
-    provenance: dict[str, Any] | None = None
-    format_version: int = FORMAT_VERSION
+__all__ = ["KEY", "CheckpointMeta", "has_header", "load_checkpoint", "load_weights", "save_checkpoint"]
 
 
 def save_checkpoint(path: str | Path, model: nn.Module, meta: CheckpointMeta) -> None:
@@ -80,11 +37,15 @@ def load_checkpoint(path: str | Path) -> tuple[nn.Module, CheckpointMeta]:
         CheckpointError: the file is missing, damaged, of another program, or does not fit the network it names.
     """
     weights, header = _read(Path(path))
-    meta = _parse(Path(path), header)
+    meta = parse_header(Path(path), header)
+    # Before the network is built: a number that is wrong could ask for all of the memory.
+    if not any(value.shape[:1] == (meta.num_classes,) for value in weights.values()):
+        raise CheckpointError(f"{path} says num_classes {meta.num_classes}, and none of its weights are of as many")
     try:
         model = _build(meta)
-    except (ConfigError, TypeError) as error:
-        raise CheckpointError(f"{path} names a network that cannot be built: {error}") from None
+    except (ConfigError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{path} names a network that cannot be built: {reason}") from None
     load_weights(model, weights, f"{path} ({meta.model})")
     return model.eval(), meta
 
@@ -160,22 +121,3 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             "it is damaged, cut short or of another format: copy it again or train anew; "
             "`attnorm convert` makes one of a checkpoint that the authors of AN released"
         ) from None
-
-
-def _parse(path: Path, header: dict[str, str]) -> CheckpointMeta:
-    if KEY not in header:
-        raise CheckpointError(
-            f"{path} has no attnorm header, so its network is not known; use a file that `attnorm train` wrote"
-        )
-    try:
-        content: dict[str, Any] = json.loads(header[KEY])
-        if content["format_version"] > FORMAT_VERSION:
-            raise CheckpointError(
-                f"{path} has header version {content['format_version']}, this attnorm reads {FORMAT_VERSION}; update it"
-            )
-        for name in ("classes", "mean", "std", "category_ids"):
-            if content.get(name) is not None:
-                content[name] = tuple(content[name])
-        return CheckpointMeta(**content)
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"the attnorm header of {path} is damaged: {error}") from None
