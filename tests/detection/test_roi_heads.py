@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.roi_heads import RoIHeads as TorchvisionRoIHeads
+from torchvision.ops import box_iou
 
+from attnorm.detection import sampling
 from attnorm.detection.config import DetectorConfig
 from attnorm.detection.conventions import V1, Modern, conventions
 from attnorm.detection.roi_heads import BoxStage, MaskBranch, RoIHeads
@@ -215,6 +217,34 @@ def test_only_masks_of_drawn_boxes_are_read():
     _, losses = run(heads, [FAR] * 60, target)
     assert seen == [16]
     assert all(torch.isfinite(loss) for loss in losses.values())
+
+
+def test_masks_are_resized_to_the_image_that_the_network_sees():
+    """Three columns become five, which lie at 0, 0.6, 1.2, 1.8 and 2.4 of them; one row becomes two."""
+    seen = []
+
+    class Watching(Modern):
+        def mask_loss(self, logits: Tensor, boxes: list[Tensor], masks: list[Tensor], labels: list[Tensor],
+                      matched: list[Tensor]) -> Tensor:  # fmt: skip
+            seen.extend(masks)
+            return super().mask_loss(logits, boxes, masks, labels, matched)
+
+    branch = MaskBranch(nn.Identity(), MaskAnswer([0.0] * 2))
+    heads = heads_with([stage([0.0] * 2, [0.0] * 4)], [branch], geometry=Watching(), num_classes=2)
+    mask = torch.tensor([[[1, 0, 1]]], dtype=torch.uint8)
+    target = {"boxes": torch.tensor([[0.0, 0.0, 5.0, 2.0]]), "labels": torch.tensor([1]), "masks": mask}
+    heads({}, [torch.tensor([[0.0, 0.0, 5.0, 2.0]])], [(2, 5)], [2.0], [target])
+    assert [masks.tolist() for masks in seen] == [[[[1, 1, 0, 0, 1]] * 2]]
+
+
+def test_overlaps_are_torchvisions_however_many_at_once(monkeypatch):
+    torch.manual_seed(0)
+    corners = torch.rand(43, 2) * 50
+    boxes = torch.cat((corners, corners + torch.rand(43, 2) * 40), dim=1)
+    for pairs in (1, 60, 2**24):
+        monkeypatch.setattr(sampling, "PAIRS_AT_ONCE", pairs)
+        for truths in (boxes[:13], boxes[:0]):
+            assert torch.equal(sampling.overlaps(truths, boxes[13:]), box_iou(truths, boxes[13:]))
 
 
 def test_boxes_are_float32_whatever_the_layers_compute_in():

@@ -138,7 +138,8 @@ class RoIHeads(nn.Module):
             proposals: (n, 4) of each image, in pixels of the resized image.
             image_sizes: (height, width) of each resized image, without padding.
             scales: Resized over original size of each image.
-            targets: `boxes` (g, 4), `labels` (g,), and `masks` (g, H, W) where there are branches; resized.
+            targets: `boxes` (g, 4) in the resized image, `labels` (g,), and where there are branches `masks` (g, H, W)
+                of 0 and 1 in the image as given.
 
         Returns:
             Detections: `boxes` (n, 4) in the resized image, `labels` (n,), `scores` (n,), the best first, and
@@ -200,7 +201,10 @@ class RoIHeads(nn.Module):
         logits = self.masks[index](self.mask_pooler(features, boxes, image_sizes))
         # Only the masks that some box stands for: an image may have thousands, of a million pixels each.
         used, matched = zip(*(s.matched[s.positive].unique(return_inverse=True) for s in samples), strict=True)
-        masks = [target["masks"][rows] for target, rows in zip(targets, used, strict=True)]
+        masks = [
+            F.interpolate(target["masks"][rows][:, None].byte(), size)[:, 0]
+            for target, rows, size in zip(targets, used, image_sizes, strict=True)
+        ]
         labels = [target["labels"][rows] for target, rows in zip(targets, used, strict=True)]
         return self.conventions.mask_loss(logits, boxes, masks, labels, list(matched))
 

@@ -4,6 +4,8 @@ At every cell of every level a small convolutional head scores each anchor and c
 taken, cut to the image and suppressed by overlap.
 """
 
+from typing import Any, cast
+
 import torch
 from torch import Tensor
 from torchvision.models.detection.image_list import ImageList
@@ -12,6 +14,7 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from attnorm.detection.anchors import RATIOS
 from attnorm.detection.config import DetectorConfig
 from attnorm.detection.modern import Modern
+from attnorm.detection.sampling import overlaps
 from attnorm.detection.v1 import V1
 
 
@@ -105,6 +108,7 @@ def make_rpn(config: DetectorConfig, conventions: Modern, in_channels: int) -> R
         nms_thresh=0.7,
     )
     network.box_coder = conventions.coder((1.0, 1.0, 1.0, 1.0))
+    network.box_similarity = cast(Any, overlaps)  # torchvision calls it with two sets of boxes and no more
     network.proposal_matcher = conventions.anchor_matcher()
     if is_v1:
         network.min_size = 0.0

@@ -8,6 +8,8 @@ from torch import Tensor
 from torchvision.models.detection import _utils as matching
 from torchvision.ops import box_iou
 
+PAIRS_AT_ONCE = 2**24  # of boxes; 640 MiB while their overlaps are computed
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -31,6 +33,19 @@ class Sample:
         return self.labels > 0
 
 
+def overlaps(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    """Intersection over union (n, m) of boxes (n, 4) and (m, 4): torchvision's, of some rows at a time.
+
+    While it works that takes ten times the memory of its result, 16 GiB for 1,500 objects and a quarter million
+    anchors.
+    """
+    few = max(1, PAIRS_AT_ONCE // max(1, len(boxes2)))
+    found = boxes2.new_empty(len(boxes1), len(boxes2))
+    for some, rows in zip(boxes1.split(few), found.split(few), strict=True):
+        rows.copy_(box_iou(some, boxes2))
+    return found
+
+
 def draw_sample(
     proposals: Tensor,
     target: Mapping[str, Tensor],
@@ -51,8 +66,7 @@ def draw_sample(
     """
     truths = target["boxes"].to(proposals)
     none = torch.full((len(proposals),), -1, dtype=torch.int64, device=proposals.device)
-    overlap = len(truths) and len(proposals)
-    matched = matcher(box_iou(truths, proposals)) if overlap else none
+    matched = matcher(overlaps(truths, proposals)) if len(truths) and len(proposals) else none
     matched = torch.cat((matched, torch.arange(len(truths), device=matched.device)))
     labels = torch.zeros_like(matched)
     labels[matched >= 0] = target["labels"][matched[matched >= 0]]

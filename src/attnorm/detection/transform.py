@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchvision.models.detection.image_list import ImageList
 
 from attnorm.detection.config import DetectorConfig
@@ -65,12 +64,12 @@ class Transform(nn.Module):
 
         Args:
             images: (C, H, W) each, uint8 or floats from 0 to 1; one channel is repeated where there are means for more.
-            targets: `boxes` (n, 4) of each image in its pixels; `masks` (n, H, W) of 0 and 1 where there are any; other
-                entries are passed on. n may be 0.
+            targets: `boxes` (n, 4) of each image in its pixels; other entries are passed on. n may be 0.
 
         Returns:
-            The batch, and the targets in the pixels of the resized images. Ground truths that the conventions do not
-            train on (in v1, those under a pixel wide or high) are left out.
+            The batch, and the targets with boxes in the pixels of the resized images. Masks stay as they are: there can
+            be thousands, and the heads resize those that they use. Ground truths that the conventions do not train on
+            (in v1, those under a pixel wide or high) are left out.
 
         Raises:
             TypeError: an image is of another type.
@@ -122,8 +121,6 @@ class Transform(nn.Module):
     ) -> dict[str, Tensor]:
         chosen = self.conventions.learnable(target)
         chosen["boxes"] = self.conventions.resize_boxes(chosen["boxes"].float(), original, size, scale)
-        if "masks" in chosen:
-            chosen["masks"] = F.interpolate(chosen["masks"][:, None].byte(), size)[:, 0]
         return chosen
 
 

@@ -48,9 +48,8 @@ class V1Matcher(matching.Matcher):
     def set_low_quality_matches_(self, matches: Tensor, all_matches: Tensor, match_quality_matrix: Tensor) -> None:
         """Change `matches` (n,) by the overlaps (ground truths, n)."""
         best = match_quality_matrix.amax(dim=1, keepdim=True)
-        chosen = (match_quality_matrix == best) & (best >= self.lowest)
-        index = torch.arange(len(best), device=matches.device)[:, None]
-        owner = torch.where(chosen, index, -1).amax(dim=0)
+        truths, boxes = torch.where((match_quality_matrix == best) & (best >= self.lowest))
+        owner = torch.full_like(matches, -1).scatter_reduce(0, boxes, truths, "amax")
         matches.copy_(torch.where(owner >= 0, owner, matches))
 
 
