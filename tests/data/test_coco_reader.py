@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from attnorm.data import Category, DataConfig, load_data, load_detection
+from attnorm.data import Category, DataConfig, coco, load_data, load_detection
 from attnorm.data.augment import SampleKey
 from attnorm.errors import ConfigError, DataError
 from tests.data.coco_sets import SQUARE, annotation, config, content, write
@@ -93,6 +93,17 @@ def test_boxes_without_masks(tmp_path):
     triangle = {**annotation(1, 1, segmentation=POLYGON_3), "area": None}
     data = load_detection(config(write(tmp_path, content([triangle]))))
     assert data.train[0][1]["area"].tolist() == [int(data.train[SampleKey(0, 0, 0)][1]["masks"].sum())]
+
+
+def test_masks_that_could_fill_the_memory_are_announced(tmp_path, monkeypatch):
+    """Three objects in an image of 320 pixels, one in another: a byte for each pixel and object; evaluation decodes none."""
+    part = content([annotation(i, 1) for i in range(1, 4)] + [annotation(4, 2)])
+    write(tmp_path, part, part)
+    assert load_detection(config(tmp_path)).notes == ()
+    monkeypatch.setattr(coco, "LARGE", 640)
+    expected = "coco train: the masks of 1 images take more than 1 GiB each in training, those of 1.png 0 GiB: "
+    assert load_detection(config(tmp_path)).notes == (f"{expected}cut such images into parts",)
+    assert load_detection(config(tmp_path), masks=False).notes == ()
 
 
 def test_without_masks_segmentations_do_not_matter(tmp_path):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from attnorm.data.annotations import Annotations, Category
@@ -17,6 +18,8 @@ from attnorm.data.detection_data import DetectionData, DetectionDataset
 from attnorm.data.folder import MEAN, STD
 from attnorm.data.images import read_image
 from attnorm.errors import ConfigError, DataError, shown
+
+LARGE = 2**30  # bytes of an image's masks that are worth a word
 
 
 def load_detection(
@@ -76,6 +79,8 @@ def _load_coco(config: DataConfig, parts: Sequence[str], masks: bool) -> Detecti
     has_masks = masks and not without
     if masks and len(without) == 1 < len(found):
         notes.append(f"coco {without[0]}: there are no masks, so those of the other part are left out too")
+    if has_masks and "train" in readers:
+        notes += _large_masks(readers["train"].annotations)
     datasets = {name: part.dataset(config, name, has_masks) for name, part in readers.items()}
     return DetectionData(
         name=config.dataset,
@@ -87,6 +92,19 @@ def _load_coco(config: DataConfig, parts: Sequence[str], masks: bool) -> Detecti
         std=STD,
         notes=tuple(notes),
     )
+
+
+def _large_masks(annotations: Annotations) -> list[str]:
+    """A sentence if masks that are learnt from, a byte for each pixel of the image, could fill the memory."""
+    sizes = np.diff(annotations.starts) * annotations.sizes.prod(1)
+    large = sizes > LARGE
+    if not large.any():
+        return []
+    most = int(sizes.argmax())
+    return [
+        f"coco train: the masks of {int(large.sum())} images take more than 1 GiB each in training, those of "
+        f"{shown(annotations.files[most], LONGEST)} {sizes[most] / 2**30:.0f} GiB: cut such images into parts"
+    ]
 
 
 @dataclass(frozen=True)
