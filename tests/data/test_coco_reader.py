@@ -96,7 +96,7 @@ def test_boxes_without_masks(tmp_path):
 
 
 def test_masks_that_could_fill_the_memory_are_announced(tmp_path, monkeypatch):
-    """Three objects in an image of 320 pixels, one in another: a byte for each pixel and object; evaluation decodes none."""
+    """Of three objects in 320 pixels and one in as many: a byte each. Evaluation decodes none."""
     part = content([annotation(i, 1) for i in range(1, 4)] + [annotation(4, 2)])
     write(tmp_path, part, part)
     assert load_detection(config(tmp_path)).notes == ()

@@ -71,16 +71,23 @@ class Annotations:
         """
         span = np.arange(self.starts[index], self.starts[index + 1])
         chosen = span[~self.crowd[span]]
-        size = self.size(index)
-        target = {
-            "boxes": torch.from_numpy(corners(self.boxes[chosen], np.array(size))),
+        target = self._objects(chosen, self.sizes[index])
+        target["image_id"] = torch.tensor(int(self.image_ids[index]))
+        if masks and self.segmentations is not None:
+            target["masks"] = self.segmentations.masks(chosen.tolist(), self.size(index))
+        return target
+
+    def objects(self) -> Target:
+        """Boxes, labels and areas of all images together, as in `target`."""
+        chosen = np.flatnonzero(~self.crowd)
+        return self._objects(chosen, self.sizes.repeat(np.diff(self.starts), axis=0)[chosen])
+
+    def _objects(self, chosen: np.ndarray, sizes: np.ndarray) -> Target:
+        return {
+            "boxes": torch.from_numpy(corners(self.boxes[chosen], sizes)),
             "labels": torch.from_numpy(self.labels[chosen]),
             "area": torch.from_numpy(self.areas[chosen].astype(np.float32)),
-            "image_id": torch.tensor(int(self.image_ids[index])),
         }
-        if masks and self.segmentations is not None:
-            target["masks"] = self.segmentations.masks(chosen.tolist(), size)
-        return target
 
     def ground_truth(self, image_ids: Collection[int] | None = None) -> dict[str, Any]:
         """What COCO's evaluation compares with: boxes and masks as the file gives them, crowds among them.

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from attnorm.data import DetectionData
 from attnorm.detection.average_precision import METRICS
 from attnorm.detection.config import finds_masks
+from attnorm.detection.conventions import conventions
 from attnorm.detection.create import create_detector
 from attnorm.detection.detector import Detector
 from attnorm.errors import ConfigError
@@ -44,8 +45,20 @@ class Detection:
         kinds = ("box", "mask") if masks else ("box",)
         self.metric = MASK_AP if masks else BOX_AP
         self.metrics: tuple[str, ...] = tuple(f"{kind}_{name}" for kind in kinds for name in METRICS)
-        self.notes = data.notes
+        self.notes = (*data.notes, *self._not_learnt())
         self.initial: TransferReport | None = None
+
+    def _not_learnt(self) -> list[str]:
+        """A sentence on the objects that the detector's conventions leave out."""
+        objects = self.train.annotations.objects()
+        total = len(objects["boxes"])
+        left_out = total - len(conventions(self.config.detector.conventions).learnable(objects)["boxes"])
+        if left_out == 0:
+            return []
+        return [
+            f"{self.data.name} train: {left_out} of {total} objects are less than a pixel wide or high, or without "
+            f"area, and not learnt from (detector.conventions {self.config.detector.conventions})"
+        ]
 
     def network(self) -> nn.Module:
         """The detector with the initial weights that the seed gives."""
@@ -114,7 +127,7 @@ class Detection:
             "name": data.name,
             "classes": [category.name for category in data.categories],
             "category_ids": [category.id for category in data.categories],
-            "notes": list(data.notes),
+            "notes": list(self.notes),
         }
 
     def line(self, row: Row) -> str:
