@@ -116,9 +116,22 @@ def test_features_with_channels_last():
         assert_close(level, expected[name])
 
 
+def test_networks_that_timm_has_for_one_size_see_images_of_others():
+    """As if they had been built for the other size, by timm itself."""
+    options = {key: value for key, value in SMALL_SWIN.items() if key != "img_size"}
+    for size in ((64, 96), (160, 96)):
+        net = backbone("swin_tiny_patch4_window7_224", options).eval()
+        theirs = timm.create_model("swin_tiny_patch4_window7_224", features_only=True, img_size=size, **options).eval()
+        theirs.load_state_dict(net.body.state_dict())
+        image = torch.randn(1, 3, *size)
+        with torch.no_grad():
+            assert_close(net.body(image), theirs(image))
+
+
 @pytest.mark.parametrize(
     ("name", "settings", "part"),
     [
+        ("efficientformerv2_s0", {}, "must take images of any size, and efficientformerv2_s0 does not"),
         ("vit_tiny_patch16_224", {}, "vit_tiny_patch16_224 has them at 16: choose"),
         ("resnet20_cifar_an", {}, "has them at 1, 2, 4: choose"),
         ("resnet50_na", {}, "did you mean .*resnet50"),

@@ -6,6 +6,8 @@ T.-Y. Lin et al., "Feature Pyramid Networks for Object Detection", arXiv 1612.03
 from collections import OrderedDict
 from typing import Any, cast
 
+import timm
+import torch
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
@@ -13,7 +15,8 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from attnorm.detection.config import DetectorConfig
 from attnorm.detection.conventions import LEVELS, STRIDES
 from attnorm.detection.norms import norm_layer
-from attnorm.errors import ConfigError
+from attnorm.detection.transform import DIVISOR
+from attnorm.errors import ConfigError, shown
 from attnorm.layers.policy import freeze_norm, sync_norm
 from attnorm.models import create_model
 from attnorm.models.transfer import TransferReport
@@ -41,7 +44,8 @@ class Backbone(nn.Module):
         (N, in_chans, H, W) -> {"0", "1", "2", "3", "pool"}, (N, 256, H / s, W / s) for s = 4, 8, 16, 32, 64.
 
     Raises:
-        ConfigError: For an unknown network, one without such features, or one whose stages cannot be frozen.
+        ConfigError: For an unknown network, one without such features, one for images of one size, or one whose stages
+            cannot be frozen.
     """
 
     def __init__(self, name: str, config: DetectorConfig, in_chans: int = 3, **options: Any) -> None:
@@ -51,6 +55,8 @@ class Backbone(nn.Module):
         self.out_channels = OUT_CHANNELS
         self.transfer: TransferReport | None = None
         self._outputs = _outputs(name, info.reduction())
+        if _is_for_one_size(name):
+            _check_sizes(name, self.body, in_chans)
         self._channels_last = getattr(self.body, "output_fmt", None) == "NHWC"  # Swin Transformers and a few more
         self.fpn = _pyramid([info.channels()[i] for i in self._outputs], config)
         _apply_norm_policy(self.body, config)
@@ -79,10 +85,35 @@ class Backbone(nn.Module):
 
 
 def _feature_network(name: str, in_chans: int, options: dict[str, Any]) -> nn.Module:
+    arguments = {"features_only": True, "in_chans": in_chans, **options}
     try:
-        return create_model(name, features_only=True, in_chans=in_chans, **options)
+        if not _is_for_one_size(name):
+            return create_model(name, **arguments)
+        try:
+            return create_model(name, **{"strict_img_size": False, **arguments})  # Swin Transformers take it
+        except TypeError:
+            return create_model(name, **arguments)
     except RuntimeError as error:  # timm's, for networks that cannot give features
         raise ConfigError(f"a detector's backbone must give features; timm says of {name}: {error}") from None
+
+
+def _is_for_one_size(name: str) -> bool:
+    """Whether timm says so; some of these networks take other sizes all the same."""
+    settings = timm.get_pretrained_cfg(name)
+    return settings is not None and bool(settings.fixed_input_size)
+
+
+@torch.no_grad()
+def _check_sizes(name: str, network: nn.Module, in_chans: int) -> None:
+    image = torch.zeros(1, in_chans, 2 * DIVISOR, 3 * DIVISOR, device=next(network.parameters()).device)
+    try:
+        network.eval()(image)
+    except (AssertionError, RuntimeError) as error:
+        raise ConfigError(
+            f"a detector's backbone must take images of any size, and {name} does not ({shown(str(error))}): choose "
+            "another"
+        ) from None
+    network.train()
 
 
 def _outputs(name: str, strides: list[int]) -> list[int]:

@@ -3,6 +3,7 @@
 import math
 from dataclasses import MISSING, fields
 from importlib.util import find_spec
+from typing import Any
 
 from attnorm.data.coco_config import DETECTION, CocoConfig
 from attnorm.detection.config import DetectorConfig, is_detector, split_name
@@ -108,6 +109,30 @@ def check_peak(config: Recipe, processes: int) -> None:
             raise ConfigError(
                 f"{name} must not be above the peak learning rate, {peak:g} for {images} images per step; got {value}"
             )
+
+
+def check_batch(config: Recipe, model: Any) -> None:
+    """Refuses batches of one image for a network whose attention is normalised over the batch.
+
+    Args:
+        config: the run.
+        model: the network in training mode, as it will be trained.
+
+    Raises:
+        ConfigError: says what to take instead.
+    """
+    from attnorm.layers.attention import LogitNorm
+
+    try:
+        for module in model.modules():
+            if isinstance(module, LogitNorm):
+                module.check_count(config.batch)
+    except ValueError:
+        instead = "detector.norm_policy eval" if config.detects else "batch_size 2"
+        raise ConfigError(
+            f"batch_size must be at least 2 for {config.networks[0]}, whose attention is normalised over the images of "
+            f"a batch, unless several processes share their statistics; got {config.batch}: take {instead}"
+        ) from None
 
 
 def _check_schedule(config: Recipe) -> None:

@@ -13,7 +13,7 @@ from attnorm.data import make_loader
 from attnorm.data.loader import TrainSampler
 from attnorm.errors import ConfigError
 from attnorm.files import write_text_atomic
-from attnorm.training.checks import check_peak, check_recipe
+from attnorm.training.checks import check_batch, check_peak, check_recipe
 from attnorm.training.config import TrainConfig, plain, recorded, resolve
 from attnorm.training.metric import best_row
 from attnorm.training.optimizer import check_optimizer
@@ -83,6 +83,7 @@ def _run(
         from attnorm.layers import sync_norm
 
         model = sync_norm(model)
+    check_batch(config, model)
     if config.channels_last:
         model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     loaders = [

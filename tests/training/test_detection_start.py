@@ -1,8 +1,13 @@
-"""What a run of a detector says of its data before it begins."""
+"""What a run of a detector says and refuses before it begins."""
+
+from dataclasses import replace
 
 import pytest
 
 from attnorm.detection.config import DetectorConfig
+from attnorm.detection.create import create_detector
+from attnorm.errors import ConfigError
+from attnorm.training.checks import check_batch
 from attnorm.training.config import TrainConfig
 from attnorm.training.task import make_task
 from tests.data.coco_sets import annotation, content, write
@@ -29,3 +34,22 @@ def test_objects_that_conventions_leave_out_are_counted(tmp_path, scheme, left_o
         "(detector.conventions v1)"
     ] * (left_out > 0)
     assert task.facts()["notes"] == list(task.notes)
+
+
+@pytest.mark.parametrize("policy", ["train", "sync", "eval", "frozen"])
+def test_batches_of_one_image_are_refused_where_the_attention_needs_more(tmp_path, policy):
+    """In one process there is nobody to share statistics with."""
+    config = TrainConfig(
+        model="mask_rcnn_resnet18_an_fpn",
+        dataset="shapes",
+        batch_size=1,
+        output=str(tmp_path / "run"),
+        detector=DetectorConfig(norm_policy=policy),
+    )
+    detector = create_detector(config.model, 5, config=config.detector)
+    if policy in ("train", "sync"):
+        with pytest.raises(ConfigError, match=r"at least 2 for mask_rcnn_resnet18_an_fpn.* got 1: take"):
+            check_batch(config, detector)
+    else:
+        check_batch(config, detector)
+    check_batch(replace(config, batch_size=2), detector)
