@@ -3,14 +3,18 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
+from attnorm.data.shapes import MEAN, STD
 from attnorm.detection.config import DetectorConfig
 from attnorm.detection.create import create_detector
 from attnorm.errors import ConfigError
+from attnorm.training.checkpoint import load_checkpoint
 from attnorm.training.checks import check_batch
 from attnorm.training.config import TrainConfig
 from attnorm.training.task import make_task
 from tests.data.coco_sets import annotation, content, write
+from tests.training.tiny_detector import save_tiny_detector
 
 
 @pytest.mark.parametrize(("scheme", "left_out"), [("modern", 0), ("v1", 3)])
@@ -53,3 +57,21 @@ def test_batches_of_one_image_are_refused_where_the_attention_needs_more(tmp_pat
     else:
         check_batch(config, detector)
     check_batch(replace(config, batch_size=2), detector)
+
+
+def test_images_are_normalised_as_the_weights_that_a_run_starts_from_saw_them(tmp_path):
+    """A detector of this package says how in its file, a plain state dict does not: then as timm's network is."""
+    detector = save_tiny_detector(tmp_path / "detector.safetensors")  # of means 0.5 and deviations 0.25
+    plain = tmp_path / "plain.pth"
+    torch.save(load_checkpoint(detector)[0].state_dict(), plain)
+    imagenet = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    for start, expected in ((None, (MEAN, STD)), (detector, ((0.5,) * 3, (0.25,) * 3)), (plain, imagenet)):
+        config = TrainConfig(
+            model="mask_rcnn_resnet10t_fpn",
+            dataset="shapes",
+            output=str(tmp_path / "run"),
+            initial_checkpoint=None if start is None else str(start),
+        )
+        transform = make_task(config).network().transform
+        assert tuple(transform.image_mean.flatten().tolist()) == pytest.approx(expected[0])
+        assert tuple(transform.image_std.flatten().tolist()) == pytest.approx(expected[1])

@@ -12,7 +12,7 @@ from attnorm.files import replacing
 from attnorm.options import make_settings
 from attnorm.training.header import KEY, CheckpointMeta, parse_header
 
-__all__ = ["KEY", "CheckpointMeta", "has_header", "load_checkpoint", "load_weights", "save_checkpoint"]
+__all__ = ["KEY", "CheckpointMeta", "has_header", "load_checkpoint", "load_weights", "read_meta", "save_checkpoint"]
 
 
 def save_checkpoint(path: str | Path, model: nn.Module, meta: CheckpointMeta) -> None:
@@ -69,13 +69,27 @@ def _build(meta: CheckpointMeta) -> nn.Module:
 
 def has_header(path: str | Path) -> bool:
     """Whether a file is a safetensors file with this package's header; False for everything else, missing ones too."""
+    return KEY in _header(path)
+
+
+def read_meta(path: str | Path) -> CheckpointMeta | None:
+    """The header of a weights file without its weights; None of a file of another program.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    header = _header(path)
+    return parse_header(Path(path), header) if KEY in header else None
+
+
+def _header(path: str | Path) -> dict[str, str]:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
-            return KEY in (file.metadata() or {})
+            return file.metadata() or {}
     except (SafetensorError, OSError):
-        return False
+        return {}
 
 
 def load_weights(model: nn.Module, weights: dict[str, Tensor], name: str) -> None:

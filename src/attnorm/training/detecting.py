@@ -1,6 +1,6 @@
 """Detection as a task: boxes, labels and masks of the objects in an image."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any, cast
 
@@ -15,7 +15,7 @@ from attnorm.detection.create import create_detector
 from attnorm.detection.detector import Detector
 from attnorm.errors import ConfigError
 from attnorm.models.transfer import TransferReport, take_weights
-from attnorm.training.checkpoint import CheckpointMeta
+from attnorm.training.checkpoint import CheckpointMeta, read_meta
 from attnorm.training.config import TrainConfig
 from attnorm.training.evaluation_detection import evaluate_detector
 from attnorm.training.metric import BOX_AP, MASK_AP
@@ -64,14 +64,13 @@ class Detection:
         """The detector with the initial weights that the seed gives."""
         config = self.config
         torch.manual_seed(config.seed)
-        # Weights from elsewhere go with the normalisation that they were trained with: the backbone's own.
-        fresh = not config.pretrained and config.initial_checkpoint is None
+        mean, std = self._normalisation()
         detector = create_detector(
             config.model,
             1 + len(self.data.categories),
             config=config.detector,
-            image_mean=self.data.mean if fresh else None,
-            image_std=self.data.std if fresh else None,
+            image_mean=mean,
+            image_std=std,
             pretrained=config.pretrained,
             backbone_options={"drop_path_rate": config.drop_path} if config.drop_path else None,
         )
@@ -79,6 +78,20 @@ class Detection:
         if config.initial_checkpoint is not None:
             self.initial = take_weights(detector, config.initial_checkpoint)
         return detector
+
+    def _normalisation(self) -> tuple[Sequence[float] | None, Sequence[float] | None]:
+        """Means and deviations of the channels; None: the backbone's own.
+
+        Weights from elsewhere go with what they were trained with, which this package's files say.
+        """
+        if self.config.pretrained:
+            return None, None
+        if self.config.initial_checkpoint is None:
+            return self.data.mean, self.data.std
+        meta = read_meta(self.config.initial_checkpoint)
+        if meta is None or meta.in_chans != 3:  # that weights of other channels do not fit is said where they are taken
+            return None, None
+        return meta.mean, meta.std
 
     def losses(
         self, model: nn.Module, batch: tuple[list[Tensor], list[dict[str, Tensor]]], place: Place
