@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from attnorm import __version__
 from attnorm.data.config import IMAGENET
+from attnorm.data.folder import MEAN, STD
 from attnorm.detection.released import ReleasedDetector, read_released, to_released
 from attnorm.errors import CheckpointError, ConfigError
 from attnorm.files import replacing, write_json_atomic
@@ -21,7 +22,6 @@ LICENCE = (
     "weights that the authors of AN released stay under their terms, which allow research only, and their release "
     "mentions a pending patent; converting relicenses nothing"
 )
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _BICUBIC = (
     "the authors resized with bicubic interpolation for the 120-epoch weights of this network and bilinear for the "
     "200-epoch ones, and keys cannot tell which these are: the file says bilinear, `attnorm eval --interpolation "
@@ -80,7 +80,7 @@ def describe(released: Released, dataset: str = "imagenet") -> CheckpointMeta:
     """
     report = released.report
     # A network for other channels was fine-tuned on images of which nothing is known.
-    mean, std = (_MEAN, _STD) if report.in_chans == 3 else ((0.5,) * report.in_chans,) * 2
+    mean, std = (MEAN, STD) if report.in_chans == 3 else ((0.5,) * report.in_chans,) * 2
     return CheckpointMeta(
         model=released.name,
         num_classes=report.num_classes,

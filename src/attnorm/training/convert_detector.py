@@ -4,11 +4,10 @@ from dataclasses import asdict
 from typing import Any
 
 from attnorm import __version__
+from attnorm.data.folder import MEAN, STD
 from attnorm.detection import published
 from attnorm.detection.released import ReleasedDetector
 from attnorm.training.checkpoint import CheckpointMeta
-
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def describe_detector(released: ReleasedDetector, provenance: dict[str, Any]) -> CheckpointMeta:
@@ -20,7 +19,7 @@ def describe_detector(released: ReleasedDetector, provenance: dict[str, Any]) ->
     """
     report = released.report
     categories = coco_categories(report.num_classes - 1)
-    mean, std = (_MEAN, _STD) if report.in_chans == 3 else ((0.5,) * report.in_chans,) * 2
+    mean, std = (MEAN, STD) if report.in_chans == 3 else ((0.5,) * report.in_chans,) * 2
     return CheckpointMeta(
         model=released.name,
         num_classes=report.num_classes,
