@@ -28,8 +28,8 @@ from attnorm.options import parse_settings
 from attnorm.training.checks import check_recipe
 from attnorm.training.config import TrainConfig
 from attnorm.training.use_config import ConvertConfig, EvalConfig, PredictConfig
+from tests.training.narrow_detectors import shrink
 from tests.training.test_convert_detector import authors_file
-from tests.training.tiny_detectors import shrink
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "detection.md").read_text(encoding="utf-8")

@@ -19,7 +19,7 @@ from attnorm.evidence import compare as module
 from attnorm.evidence.compare import compare
 from attnorm.evidence.config import CompareConfig
 from attnorm.evidence.table import headings, table_rows
-from tests.training.tiny_detectors import shrink, tiny_config
+from tests.training.narrow_detectors import shrink, tiny_config
 
 SRC = Path(__file__).parents[2] / "src"
 MODELS, SEEDS = ("resnet8_cifar", "resnet8_cifar_an"), (0, 1)

@@ -22,8 +22,8 @@ from attnorm.training.loop import fit
 from attnorm.training.record import RunRecord
 from attnorm.training.schedule import learning_rate
 
+from .narrow_detectors import shrink, tiny_config
 from .runs import Stopped, assert_same_weights, stop_at, weights
-from .tiny_detectors import shrink, tiny_config
 
 LOSSES = ("loss_classifier", "loss_box_reg", "loss_mask", "loss_objectness", "loss_rpn_box_reg")
 
@@ -197,7 +197,7 @@ import sys
 from pathlib import Path
 import pytest
 from attnorm.training.loop import fit
-from tests.training.tiny_detectors import shrink, tiny_config
+from tests.training.narrow_detectors import shrink, tiny_config
 
 with pytest.MonkeyPatch.context() as patch:
     shrink(patch)

@@ -14,7 +14,7 @@ from attnorm.training.checks import check_batch
 from attnorm.training.config import TrainConfig
 from attnorm.training.task import make_task
 from tests.data.coco_sets import annotation, content, write
-from tests.training.tiny_detector import save_tiny_detector
+from tests.training.saved_detector import save_tiny_detector
 
 
 @pytest.mark.parametrize(("scheme", "left_out"), [("modern", 0), ("v1", 3)])

@@ -16,7 +16,7 @@ from attnorm.training.inference import evaluate_checkpoint
 from attnorm.training.inference_detection import describe
 from attnorm.training.use_config import EvalConfig
 from tests.training.detecting_by_rule import CATEGORIES, IMAGES, ground_truth, process, results
-from tests.training.tiny_detector import save_tiny_detector, write_three_images
+from tests.training.saved_detector import save_tiny_detector, write_three_images
 
 
 def test_evaluation(tmp_path):

@@ -14,8 +14,8 @@ from attnorm.training.checkpoint import load_checkpoint
 from attnorm.training.config import resolve
 from attnorm.training.loop import fit
 
+from .narrow_detectors import shrink, tiny_config
 from .runs import weights
-from .tiny_detectors import shrink, tiny_config
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from attnorm.errors import ConfigError
 from attnorm.training.checkpoint import load_checkpoint
 from attnorm.training.predict import predict
 from attnorm.training.use_config import PredictConfig
-from tests.training.tiny_detector import save_tiny_detector
+from tests.training.saved_detector import save_tiny_detector
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # within pycocotools
 
