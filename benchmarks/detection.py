@@ -29,8 +29,10 @@ from PIL import Image
 
 from attnorm.data import CocoConfig, DataConfig, load_detection
 from attnorm.detection.average_precision import IouType, average_precision
+from attnorm.detection.config import split_name
 from attnorm.detection.draw import draw_detections
 from attnorm.files import replacing, write_json_atomic
+from attnorm.training.checkpoint import read_meta
 from attnorm.training.record import environment, git_state, versions
 from benchmarks import pages, results_table
 from benchmarks.record import RESULTS, ROOT
@@ -122,6 +124,7 @@ def measured(name: str, runs: Mapping[str, Path], options: argparse.Namespace) -
             "epochs": record["config"]["epochs"],
             "seconds_per_epoch": record["seconds_per_epoch"],
             "params": record["params"],
+            "backbone": backbone_of(model, options.backbones),
         }
     step = {
         "case": name,
@@ -138,6 +141,13 @@ def measured(name: str, runs: Mapping[str, Path], options: argparse.Namespace) -
             "mask": difference(json.loads(truth.read_text(encoding="utf-8")), baseline, other, "segm"),
         }
     return step
+
+
+def backbone_of(model: str, folder: Path) -> dict[str, Any]:
+    """What the weights that a detector started from say of themselves: data set, epochs and top-1."""
+    meta = read_meta(folder / f"{split_name(model)[1]}.safetensors")
+    assert meta is not None
+    return {"dataset": meta.dataset, "epochs": meta.epoch, "top1": (meta.metrics or {}).get("top1")}
 
 
 def difference(truth: dict[str, Any], baseline: Path, other: Path, iou_type: IouType) -> dict[str, Any]:
@@ -222,16 +232,12 @@ def table(record: Mapping[str, Any], name: str) -> str:
     if step is None:
         return "Not measured yet.\n"
     keys = [f"{kind}_{metric}" for kind in ("box", "mask") for metric in ("AP", "AP50", "AP75")]
-    lines = [
-        [
-            model,
-            *(f"{100 * numbers[key]:.1f}" for key in keys),
-            str(numbers["epochs"]),
-            f"{numbers['params'] / 1e6:.2f}",
-        ]
-        for model, numbers in step["networks"].items()
-    ]
-    headings = ["detector", *(key.replace("_", " ") for key in keys), "epochs", "trainable parameters, M"]
+    lines: list[list[str]] = []
+    for model, numbers in step["networks"].items():
+        aps = [f"{100 * numbers[key]:.1f}" for key in keys]
+        trainable, backbone = f"{numbers['params'] / 1e6:.2f}", f"{numbers['backbone']['top1']:.1f}"
+        lines.append([model, *aps, str(numbers["epochs"]), trainable, backbone])
+    headings = ["detector", *(key.replace("_", " ") for key in keys), "epochs", "trainable, M", "backbone's top-1, %"]
     text = results_table.markdown_table(headings, lines)
     for kind, found in step.get("differences", {}).items():
         low, high = found["interval"]

@@ -59,10 +59,10 @@ def test_the_interval_is_over_images(tmp_path, monkeypatch):
 
 def test_the_table_by_hand():
     numbers = {f"{kind}_{metric}": 0.125 for kind in ("box", "mask") for metric in ("AP", "AP50", "AP75")}
-    network = {**numbers, "mask_AP": 0.3456, "epochs": 6, "params": 44_123_456}
+    network = {**numbers, "mask_AP": 0.3456, "epochs": 6, "params": 44_123_456, "backbone": {"top1": 57.9}}
     found = {"points": 1.25, "interval": [-0.5, 3.0], "resamples": 200, "images": 67}
     record = {"steps": [{"case": "nuclei", "networks": {"a": network}, "differences": {"mask": found}}]}
     lines = detection.table(record, "nuclei").splitlines()
-    assert lines[2] == "| a | 12.5 | 12.5 | 12.5 | 34.6 | 12.5 | 12.5 | 6 | 44.12 |"
+    assert lines[2] == "| a | 12.5 | 12.5 | 12.5 | 34.6 | 12.5 | 12.5 | 6 | 44.12 | 57.9 |"
     assert "mask AP: +1.2 points, 95% interval over the 67 images [-0.5, +3.0]" in lines[-1]
     assert detection.table(record, "coco_free") == "Not measured yet.\n"
