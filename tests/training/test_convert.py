@@ -151,6 +151,17 @@ def test_a_backbone(authors, tmp_path):
     assert network(torch.zeros(1, 3, 32, 32)).shape == (1, 1280)
 
 
+def test_a_backbone_gives_no_classes(authors, tmp_path, capsys):
+    path = tmp_path / "x.safetensors"
+    convert(ConvertConfig(input=str(authors), output=str(path), backbone_only=True))
+    data = ["--dataset", "digits"]
+    inputs = ["--input", str(authors.parent), "--output", str(tmp_path / "found")]
+    Image.new("RGB", (32, 32)).save(authors.parent / "x.png")
+    for arguments in (["eval", *data], ["predict", *inputs]):
+        assert main([*arguments, "--checkpoint", str(path)]) == 1
+        assert "is a backbone without one; train from it with --initial-checkpoint" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("content", "part"),
     [

@@ -12,7 +12,16 @@ from attnorm.files import replacing
 from attnorm.options import make_settings
 from attnorm.training.header import KEY, CheckpointMeta, parse_header
 
-__all__ = ["KEY", "CheckpointMeta", "has_header", "load_checkpoint", "load_weights", "read_meta", "save_checkpoint"]
+__all__ = [
+    "KEY",
+    "CheckpointMeta",
+    "check_classifies",
+    "has_header",
+    "load_checkpoint",
+    "load_weights",
+    "read_meta",
+    "save_checkpoint",
+]
 
 
 def save_checkpoint(path: str | Path, model: nn.Module, meta: CheckpointMeta) -> None:
@@ -39,7 +48,7 @@ def load_checkpoint(path: str | Path) -> tuple[nn.Module, CheckpointMeta]:
     weights, header = _read(Path(path))
     meta = parse_header(Path(path), header)
     # Before the network is built: a number that is wrong could ask for all of the memory.
-    if not any(value.shape[:1] == (meta.num_classes,) for value in weights.values()):
+    if meta.num_classes and not any(value.shape[:1] == (meta.num_classes,) for value in weights.values()):
         raise CheckpointError(f"{path} says num_classes {meta.num_classes}, and none of its weights are of as many")
     try:
         model = _build(meta)
@@ -48,6 +57,19 @@ def load_checkpoint(path: str | Path) -> tuple[nn.Module, CheckpointMeta]:
         raise CheckpointError(f"{path} names a network that cannot be built: {reason}") from None
     load_weights(model, weights, f"{path} ({meta.model})")
     return model.eval(), meta
+
+
+def check_classifies(meta: CheckpointMeta, path: str | Path) -> None:
+    """Refuses a backbone where a network must give classes.
+
+    Raises:
+        CheckpointError: the file's network has no classifier.
+    """
+    if meta.num_classes == 0:
+        raise CheckpointError(
+            f"{path} must be a network with a classifier, and is a backbone without one; train from it with "
+            "--initial-checkpoint"
+        )
 
 
 def _build(meta: CheckpointMeta) -> nn.Module:

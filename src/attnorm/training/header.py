@@ -22,7 +22,7 @@ class CheckpointMeta:
 
     Attributes:
         model: name of the network.
-        num_classes: classes of the network.
+        num_classes: classes of the network; 0 without classifier.
         in_chans: image channels.
         classes: their names, in the order of the network's outputs.
         dataset: name of the data set it was trained on.
@@ -114,8 +114,8 @@ def _is(value: Any, kind: Any) -> bool:
 
 
 def _check_numbers(meta: CheckpointMeta) -> None:
-    if min(meta.num_classes, meta.in_chans, meta.image_size) < 1:
-        raise ValueError("num_classes, in_chans and image_size must be at least 1")
+    if min(meta.in_chans, meta.image_size) < 1 or meta.num_classes < 0:
+        raise ValueError("in_chans and image_size must be at least 1, num_classes at least 0")
     if not len(meta.mean) == len(meta.std) == meta.in_chans:
         raise ValueError(f"mean and std must have a value for each of {meta.in_chans} channels")
     if not all(map(math.isfinite, meta.mean)) or not all(0 < value < math.inf for value in meta.std):

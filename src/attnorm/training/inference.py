@@ -12,7 +12,7 @@ from attnorm.data import DataConfig, ImageData, load_data, make_loader
 from attnorm.errors import DataError
 from attnorm.files import write_json_atomic
 from attnorm.models import published
-from attnorm.training.checkpoint import CheckpointMeta, load_checkpoint
+from attnorm.training.checkpoint import CheckpointMeta, check_classifies, load_checkpoint
 from attnorm.training.evaluation import Tally, evaluate
 from attnorm.training.outliers import OutlierTally
 from attnorm.training.processes import Processes, check_precision, choose_device, process_group
@@ -45,6 +45,7 @@ def evaluate_checkpoint(config: EvalConfig) -> dict[str, Any]:
     check_precision(precision, device)
     assert config.checkpoint is not None  # a results file is measured elsewhere
     model, meta = load_checkpoint(config.checkpoint)
+    check_classifies(meta, config.checkpoint)
     config.refuse_all_but(DETECTOR_FIELDS if meta.detector else CLASSIFIER_FIELDS, meta.model)
     if meta.detector is not None:
         from attnorm.training.inference_detection import evaluate_detector_checkpoint

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from attnorm.data.images import EXTENSIONS
 from attnorm.errors import ConfigError, DataError
 from attnorm.files import replacing, write_json_atomic
-from attnorm.training.checkpoint import CheckpointMeta, load_checkpoint
+from attnorm.training.checkpoint import CheckpointMeta, check_classifies, load_checkpoint
 from attnorm.training.objective import prepare_images
 from attnorm.training.processes import Processes, choose_device
 from attnorm.training.use_config import PredictConfig
@@ -91,6 +91,7 @@ def predict(config: PredictConfig) -> dict[str, Any]:
 
 def _predictor(config: PredictConfig, device: torch.device) -> Predictor:
     model, meta = load_checkpoint(config.checkpoint)
+    check_classifies(meta, config.checkpoint)
     if meta.detector is not None:
         from attnorm.training.predict_detection import DetectionPredictor
 

@@ -15,7 +15,9 @@ from tests.layers.kernels.samples import DEVICE, DTYPES, assert_as_exact
 from tests.layers.kernels.samples import draw as draw_input
 
 RELU = Activation("relu")
-SHAPE, COMPONENTS = (3, 6, 3, 5), 4
+# Of three samples, normalised logits leave a gradient that is the small rest of large terms, whose error varies from
+# CPU to CPU; of seven it does not.
+SHAPE, COMPONENTS = (7, 6, 3, 5), 4
 TRAINING = Options(15, 1e-5, 1e-3, "hard_sigmoid", "batch", 1, 1e-5, 0)
 GROUPS = Options(15, 1e-5, 1e-3, "sigmoid", None, 1, 0.0, 3)
 LAYER_NORM = Options(15, 1e-5, 1e-3, "softmax", "layer", 1, 1e-5, 0)
