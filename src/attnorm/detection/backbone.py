@@ -19,6 +19,7 @@ from attnorm.detection.transform import DIVISOR
 from attnorm.errors import ConfigError, shown
 from attnorm.layers.policy import freeze_norm, sync_norm
 from attnorm.models import create_model
+from attnorm.models.spec import parse_spec
 from attnorm.models.transfer import TransferReport
 
 OUT_CHANNELS = 256
@@ -99,7 +100,7 @@ def _feature_network(name: str, in_chans: int, options: dict[str, Any]) -> nn.Mo
 
 def _is_for_one_size(name: str) -> bool:
     """Whether timm says so; some of these networks take other sizes all the same."""
-    settings = timm.get_pretrained_cfg(name)
+    settings = timm.get_pretrained_cfg(parse_spec(name).name)
     return settings is not None and bool(settings.fixed_input_size)
 
 

@@ -124,12 +124,15 @@ _NAMES: dict[str, tuple[Any, ...]] = {
 def split_name(name: str) -> tuple[str, str]:
     """The kind of detector and the backbone in a name like "mask_rcnn_resnet50_an_fpn".
 
+    Options behind the name are the backbone's: "mask_rcnn_resnet50_fpn:norm=an" has the backbone "resnet50:norm=an".
+
     Raises:
         ConfigError: the name is not of that form.
     """
+    own, colon, options = name.partition(":")
     for kind in KINDS:
-        if name.startswith(f"{kind}_") and name.endswith("_fpn") and len(name) > len(kind) + len("__fpn"):
-            return kind, name[len(kind) + 1 : -len("_fpn")]
+        if own.startswith(f"{kind}_") and own.endswith("_fpn") and len(own) > len(kind) + len("__fpn"):
+            return kind, own[len(kind) + 1 : -len("_fpn")] + colon + options
     raise ConfigError(
         f"a detector must be named {', '.join(f'{kind}_BACKBONE_fpn' for kind in KINDS)}, with a backbone of "
         f"`attnorm models` or timm; got {name!r}"

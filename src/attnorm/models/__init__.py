@@ -14,6 +14,7 @@ from attnorm.errors import ConfigError
 from attnorm.layers.norm import AttentiveBatchNorm2d, AttentiveGroupNorm
 from attnorm.layers.norm_act import AttentiveBatchNormAct2d, AttentiveGroupNormAct
 from attnorm.models import aognet, densenet, mobilenetv2, resnet, resnet_cifar
+from attnorm.models.spec import apply_spec, parse_spec
 
 __all__ = ["create_model", "model_names"]
 
@@ -33,15 +34,17 @@ def create_model(name: str, **kwargs: Any) -> nn.Module:
     """Build a network by name: this package's or any of timm's.
 
     Args:
-        name: As in `timm.create_model`.
+        name: As in `timm.create_model`; options may follow, see :mod:`attnorm.models.spec`.
         **kwargs: `num_classes`, `in_chans`, `drop_path_rate`, ... of `timm.create_model`.
 
     Raises:
-        ConfigError: For an unknown name; near ones are named.
+        ConfigError: For an unknown name; near ones are named. For options that do not fit the network.
     """
+    spec = parse_spec(name)
     # timm's own prefixes, such as "hf-hub:", name places rather than registered networks.
-    if ":" not in name and not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), 3)
+    if ":" not in spec.name and not timm.is_model(spec.name):
+        near = difflib.get_close_matches(spec.name, timm.list_models(), 3)
         hint = f"did you mean {', '.join(near)}?" if near else "`attnorm models` lists those with AN"
-        raise ConfigError(f"model must be one that timm or attnorm knows; got {name!r}: {hint}")
-    return timm.create_model(name, **kwargs)
+        raise ConfigError(f"model must be one that timm or attnorm knows; got {spec.name!r}: {hint}")
+    model = timm.create_model(spec.name, **kwargs)
+    return apply_spec(model, spec, pretrained=kwargs.get("pretrained", False))

@@ -20,6 +20,7 @@ from attnorm.models.released import read_released
 from attnorm.models.released.archives import open_archive
 from attnorm.models.released.recognise import detector_parts
 from attnorm.models.released.structure import find_weights
+from attnorm.models.spec import parse_spec
 
 BODY = "backbone.body."  # where a detector of this package has its backbone's network
 # What may stand in front of a network's names, in either of the two state dicts.
@@ -108,7 +109,8 @@ def pretrained_weights(name: str, in_chans: int = 3, **options: Any) -> dict[str
         ConfigError: If timm has none.
         JobError: If they cannot be fetched.
     """
-    if ":" not in name and not timm.is_model_pretrained(name):
+    registered = parse_spec(name).name
+    if ":" not in registered and not timm.is_model_pretrained(registered):
         raise ConfigError(
             f"pretrained needs weights that timm publishes; it has none of {name}: give a checkpoint file"
         )
