@@ -24,10 +24,10 @@ from typing import Any
 
 import torch
 
+from attnorm.evidence.interleaved import MIN_ROUNDS
 from attnorm.training.record import environment, versions
 from benchmarks import layer_cost, network_cost
 from benchmarks.contenders import Case, cases
-from benchmarks.measure import MIN_ROUNDS
 from benchmarks.record import RESULTS
 
 MIN_NOISE = 0.05  # a few rounds can agree by chance; and what is below nobody would act on

@@ -11,8 +11,8 @@ from timm.layers.squeeze_excite import SEModule
 from torch import Tensor, nn
 
 import attnorm
+from attnorm.evidence.interleaved import Step
 from benchmarks.authors import ReleasedFormulation
-from benchmarks.measure import Step
 
 COMPILERS = ("g++", "c++", "clang++")
 

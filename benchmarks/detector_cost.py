@@ -18,8 +18,8 @@ from torchvision.models.detection import maskrcnn_resnet50_fpn
 
 from attnorm.detection import create_detector
 from attnorm.evidence.cost import count_parameters
+from attnorm.evidence.interleaved import Interleaved, Step, timing_dict
 from benchmarks.contenders import LAYOUTS
-from benchmarks.measure import Interleaved, Step, timing_dict
 from benchmarks.network_cost import HALF_WIDTH, summary
 from benchmarks.record import Record, options_of, parser
 

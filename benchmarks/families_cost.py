@@ -14,10 +14,10 @@ import timm
 import torch
 from torch import Tensor
 
+from attnorm.evidence.interleaved import Interleaved, Step, timing_dict
 from attnorm.models.aog_block import AOGBlock
 from attnorm.models.aognet import AOGNet
 from benchmarks.contenders import LAYOUTS
-from benchmarks.measure import Interleaved, Step, timing_dict
 from benchmarks.network_cost import HALF_WIDTH, batch, measure, summary
 from benchmarks.record import Record, options_of, parser
 

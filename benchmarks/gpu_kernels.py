@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attnorm.evidence.interleaved import Ratio
 from attnorm.layers import eager
 from attnorm.layers.activation import Activation
 from benchmarks.contenders import Case, relative_error
-from benchmarks.measure import Ratio
 
 MOVES = {"measure": 1, "apply": 2, "gradient_sums": 2, "input_gradient": 3}
 # float32: sums of some thousand terms; half precision: one rounding of the result, 2^-11 and 2^-8, and some of the

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 import attnorm
+from attnorm.evidence.interleaved import Interleaved, Ratio, Step
 from attnorm.layers.activation import Activation
 from benchmarks import gpu_kernels
 from benchmarks.contenders import CONTENDERS, SHAPES, Case, checked, layer_steps
-from benchmarks.measure import Interleaved, Ratio, Step
 from benchmarks.network_cost import check_values
 
 DEVICE = "cuda"

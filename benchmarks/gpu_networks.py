@@ -10,9 +10,9 @@ from torch import nn
 
 import attnorm
 import attnorm.models  # registers resnet50_an
-from benchmarks.energy import Meter, NoMeterError
+from attnorm.evidence.interleaved import Interleaved, Ratio, Step
+from attnorm.evidence.meters import Meter, NoMeterError
 from benchmarks.gpu_layers import DEVICE, Entry, Settings, entry, queued
-from benchmarks.measure import Interleaved, Ratio, Step
 from benchmarks.network_cost import batch, eval_step, train_step
 
 NETWORKS = ("resnet50", "resnet50_an")

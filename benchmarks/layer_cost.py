@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attnorm.evidence.interleaved import MIN_ROUNDS, Interleaved, timing_dict
+from attnorm.evidence.memory import saved_bytes
 from benchmarks.contenders import CONTENDERS, Case, cases, checked, compiler, layer_steps, twin
-from benchmarks.measure import MIN_ROUNDS, Interleaved, copy_step, timing_dict
-from benchmarks.memory import saved_bytes, traffic
 from benchmarks.record import Record, options_of, parser
 from benchmarks.targets import LAYER_RATIOS
+from benchmarks.traffic import copy_step, traffic
 
 CONTROL = "BN again"  # a second nn.BatchNorm2d: how far apart two equal layers come out
 # In bfloat16 there are no targets, only the question whether the picture is the same.

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 import attnorm
 import attnorm.models  # registers resnet50_an
 from attnorm.evidence.cost import count_parameters
+from attnorm.evidence.interleaved import Interleaved, Step, timing_dict
+from attnorm.evidence.memory import saved_bytes
 from benchmarks.contenders import LAYOUTS
-from benchmarks.measure import Interleaved, Step, timing_dict
-from benchmarks.memory import saved_bytes
 from benchmarks.record import Record, options_of, parser
 from benchmarks.targets import NETWORK_RATIOS
 

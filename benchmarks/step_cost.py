@@ -17,10 +17,11 @@ from unittest.mock import patch
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from attnorm.evidence.interleaved import MIN_ROUNDS, Interleaved, timing_dict
 from attnorm.layers import attentive, eager
 from benchmarks.contenders import CONTENDERS, Case, cases, layer_steps
-from benchmarks.measure import MIN_ROUNDS, Interleaved, copy_step, timing_dict
 from benchmarks.record import Record, options_of, parser
+from benchmarks.traffic import copy_step
 
 FORWARD = ("measure", "coefficients", "apply")
 BACKWARD = ("gradient_sums", "coefficients_backward", "input_gradient")

@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from attnorm.evidence import meters
+from attnorm.evidence.interleaved import Ratio
 from attnorm.layers import eager
 from attnorm.layers.activation import Activation
-from benchmarks import energy, gpu, gpu_kernels
+from benchmarks import gpu, gpu_kernels
 from benchmarks.contenders import Case
 from benchmarks.gpu_layers import Entry, Settings, entry, queued
-from benchmarks.measure import Ratio
 from benchmarks.tables import gpu as gpu_table
 
 SETTINGS = Settings(batch_size=4, side=32)
@@ -118,6 +119,6 @@ def test_where_there_is_no_meter_nothing_is_estimated(monkeypatch: pytest.Monkey
     def missing(_: str) -> None:
         raise OSError("cannot open shared object file")
 
-    monkeypatch.setattr(energy.ctypes, "CDLL", missing)
-    with pytest.raises(energy.NoMeterError, match="no meter: the driver's libnvidia-ml"):
-        energy.Meter(torch.device("cuda"))
+    monkeypatch.setattr(meters.ctypes, "CDLL", missing)
+    with pytest.raises(meters.NoMeterError, match="no meter: the driver's libnvidia-ml"):
+        meters.Meter(torch.device("cuda"))

@@ -150,14 +150,15 @@ def time_networks(
 
 def _duration(run: Callable[[], object], device: torch.device) -> float:
     """Seconds that one call takes, the device's work included."""
-    _wait(device)
+    wait(device)
     start = time.perf_counter()
     run()
-    _wait(device)
+    wait(device)
     return time.perf_counter() - start
 
 
-def _wait(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

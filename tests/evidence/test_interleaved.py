@@ -1,13 +1,11 @@
-"""The measuring itself: intervals against tables of the binomial distribution, bytes against counts by hand."""
+"""Timing in turns: intervals against tables of the binomial distribution, times against a simulated clock."""
 
 from collections.abc import Iterator
 
 import pytest
 import torch
-from torch import nn
 
-from benchmarks.measure import Interleaved, Ratio, Step, copy_step
-from benchmarks.memory import saved_bytes, traffic
+from attnorm.evidence.interleaved import Interleaved, Ratio, Step
 
 
 @pytest.mark.parametrize(
@@ -64,7 +62,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr("benchmarks.measure.time", clock)
+    monkeypatch.setattr("attnorm.evidence.interleaved.time", clock)
     return clock
 
 
@@ -104,40 +102,3 @@ def test_rounds_go_on_until_the_interval_is_narrow_or_the_time_is_over(clock: Cl
     timed = Interleaved(steps, sample_s=0)
     assert not timed.run_until([("a", "b")], half_width=-1, time_limit_s=2000)
     assert len(timed.seconds("a")) == 9
-
-
-def test_saved_bytes_of_batch_norm_are_its_input_and_two_statistics():
-    """Native BatchNorm keeps x, mean and 1/std; its parameters and running statistics exist anyway."""
-    x = torch.randn(4, 6, 5, 3, requires_grad=True)
-    layer = nn.BatchNorm2d(6)
-    with saved_bytes(layer) as count:
-        layer(x)
-    assert count.total == 4 * (4 * 6 * 5 * 3 + 2 * 6)
-
-
-def test_saved_bytes_count_a_storage_once():
-    """A product x * x saves x twice, and a view of x once more: one storage."""
-    x = torch.randn(8, requires_grad=True)
-    with saved_bytes(nn.Identity()) as count:
-        (x * x) * x.view(2, 4).view(8)
-    assert count.total == 4 * 8 + 4 * 8  # x and the product
-
-
-def test_traffic_counts_reads_and_writes_of_every_operation():
-    """By hand, in floats: each line reads and writes what its comment says."""
-    x, row, out = torch.randn(4, 6), torch.randn(6), torch.empty(4, 6)
-
-    def run() -> None:
-        y = x * x  # reads 24, writes 24
-        y.add_(row)  # reads 24 + 6, writes 24
-        out.copy_(y)  # reads 24, writes 24
-        torch.mul(y, row.expand(4, 6), out=out)  # reads 24 + 6: the expanded row as it lies in memory; writes 24
-        y.view(-1)  # nothing
-
-    assert traffic(run) == 4 * (48 + 54 + 48 + 54)
-
-
-def test_the_yardstick_copies():
-    x = torch.randn(3, 4, 5, 5).to(memory_format=torch.channels_last)
-    assert list(copy_step(x)()) == ["copy"]
-    assert traffic(lambda: list(copy_step(x)())) == 2 * x.nbytes

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from attnorm.evidence.timing import Timing
+from attnorm.evidence.timing import Timing, wait
 
 Step = Callable[[], Iterator[str]]
 Pair = tuple[str, str]  # numerator and denominator of a ratio
@@ -155,26 +155,9 @@ class Interleaved:
         return durations
 
 
-def wait(device: torch.device) -> None:
-    """Wait until the device has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def timing_dict(timing: Timing) -> dict[str, float]:
     """Milliseconds for JSON, to four digits."""
     return {name: float(f"{value:.4g}") for name, value in asdict(timing).items()}
-
-
-def copy_step(x: torch.Tensor) -> Step:
-    """The yardstick: a copy into memory that is there already, one read and one write of x's bytes."""
-    target = torch.empty_like(x)
-
-    def step() -> Iterator[str]:
-        target.copy_(x)
-        yield "copy"
-
-    return step
 
 
 @contextmanager

@@ -1,47 +1,18 @@
-"""Bytes: what a step keeps for its backward pass, and what its operations read and write."""
+"""Bytes that a step's operations read and write, and the yardstick of both bytes and time: a copy."""
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from attnorm.evidence.interleaved import Step
+
 # They write their first argument without reading it.
 _OVERWRITING = {"copy_", "fill_", "zero_"}
-
-
-class SavedBytes:
-    """Bytes that autograd keeps between a forward and its backward pass: distinct storages, filled by `saved_bytes`."""
-
-    def __init__(self) -> None:
-        self.total = 0
-
-
-@contextmanager
-def saved_bytes(model: nn.Module) -> Iterator[SavedBytes]:
-    """Counts what is saved for backward inside the block.
-
-    A storage counts once, however many operations save it or views of it. Parameters and buffers do not count: they
-    exist anyway. The input does: a network must keep it for the layer.
-    """
-    count = SavedBytes()
-    known = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
-    kept: list[Tensor] = []  # an address must not be given to another storage before the block ends
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in known:
-            known.add(storage.data_ptr())
-            kept.append(tensor)
-            count.total += storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        yield count
 
 
 class _Traffic(TorchDispatchMode):
@@ -80,3 +51,14 @@ def _touched(tree: Any) -> int:
 def _bytes(tensor: Tensor) -> int:
     sizes = zip(tensor.shape, tensor.stride(), strict=True)
     return tensor.element_size() * math.prod(size for size, stride in sizes if stride != 0)
+
+
+def copy_step(x: torch.Tensor) -> Step:
+    """The yardstick: a copy into memory that is there already, one read and one write of x's bytes."""
+    target = torch.empty_like(x)
+
+    def step() -> Iterator[str]:
+        target.copy_(x)
+        yield "copy"
+
+    return step
