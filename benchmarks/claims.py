@@ -1,0 +1,165 @@
+"""Writes the paper's claims, beside what was measured here, into docs/results.md.
+
+    python -m benchmarks.claims            # renew what stands between the markers, and the picture
+    python -m benchmarks.claims --check    # exit 1 where the page is out of date
+
+`<!-- claims NAME:begin -->` and its end stand in the page, NAME being a key of TABLES. Nothing is typed in: what the
+authors published comes from src/attnorm/models/published.json and src/attnorm/detection/published.json, what was
+measured from benchmarks/results/. docs/images/differences.png shows every measured difference with its interval.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from attnorm.detection import published as published_detectors
+from attnorm.evidence.plots import save_png
+from attnorm.models import published as published_networks
+from benchmarks import pages
+from benchmarks.differences import Difference, differences, forest
+from benchmarks.record import RESULTS, ROOT
+from benchmarks.results_table import markdown_table
+
+# The twin without AN of each published network, by our names.
+TWINS = {f"{network}_an_{norms}": network for network, norms in [
+    *(("resnet34", norms) for norms in ("bn2", "bn12")),
+    *(("resnet50", norms) for norms in ("bn3", "bn123", "all")),
+]}  # fmt: skip
+KINDS = {"train": "training step", "fine_tune": "fine-tuning step", "eval": "evaluation"}
+NOT_MEASURED = "Not measured yet.\n"
+Results = Mapping[str, Mapping[str, Any]]
+
+
+def published_top1(_: Results) -> str:
+    """Published top-1 of every network with AN beside its twin with BatchNorm, of the same release and recipe."""
+    rows = published_networks.rows()
+    known = {(row.model, row.recipe, row.release): row for row in rows}
+    lines: list[list[str]] = []
+    for row in rows:
+        twin = known.get((TWINS.get(row.model, row.model.removesuffix("_an")), row.recipe, row.release))
+        if "_an" not in row.model or twin is None:
+            continue
+        an, bn = row.accuracy["imagenet"][0], twin.accuracy["imagenet"][0]
+        lines.append([row.model, row.recipe, f"{bn:g}", f"{an:g}", f"{an - bn:+.2f}", row.source])
+    return markdown_table(["network", "recipe", "BN, %", "AN, %", "difference", "source"], lines)
+
+
+def published_ap(_: Results) -> str:
+    """Published AP of every detector with AN beside its twin."""
+    rows = [row for row in published_detectors.rows() if row.release == "attentivenorm-detection"]
+    plain = {row.model: row for row in rows if "_an_" not in row.model}
+    lines: list[list[str]] = []
+    for row in rows:
+        twin = plain.get(row.model.replace("_an_", "_"))
+        if "_an_" not in row.model or twin is None:
+            continue
+        heads = "AN on GN" if row.settings["box_norm"] == "an_gn" else "no norm"
+        box, mask = row.box_AP - twin.box_AP, row.mask_AP - twin.mask_AP
+        lines.append([row.model, heads, f"{row.box_AP:g}", f"{box:+.1f}", f"{row.mask_AP:g}", f"{mask:+.1f}"])
+    return markdown_table(["detector", "heads", "box AP", "against BN", "mask AP", "against BN"], lines)
+
+
+def measured(results: Results) -> str:
+    """Every difference between AN and BatchNorm that was measured, each in its line."""
+    found = differences(results)
+    if not found:
+        return NOT_MEASURED
+    headings = ["claim", "data", "networks", "number", "difference, points [95%]", "over", "shown"]
+    return markdown_table(headings, [_line(row) for row in found])
+
+
+def _line(row: Difference) -> list[str]:
+    interval = f"[{row.low:+.1f}, {row.high:+.1f}]" if row.low is not None else "[no interval]"
+    return [row.claim, row.data, row.networks, row.number, f"{row.points:+.1f} {interval}", row.over, row.shown]
+
+
+def sizes(results: Results) -> str:
+    """Parameters and operations of the published networks: counted here, and what the authors print."""
+    rows = {row["model"]: row for row in results["models"]["rows"]}
+    lines: list[list[str]] = []
+    for name, row in rows.items():
+        twin = rows.get(TWINS.get(name, name.removesuffix("_an")))
+        if "_an" not in name or twin is None:
+            continue
+        printed = sorted({f"{entry['params_m']:g}" for entry in row["published"]})
+        lines.append(
+            [
+                name,
+                f"{row['parameters'] / 1e6:.3f}",
+                ", ".join(printed) or "–",
+                *(f"{100 * (ratio - 1):+.2f}%" for ratio in _ratios(row, twin)),
+            ]
+        )
+    headings = [
+        *("network", "parameters, M", "printed by the authors, M"),
+        *("parameters against BN", "MACs", "other operations"),
+    ]
+    return markdown_table(headings, lines)
+
+
+def _ratios(row: Mapping[str, Any], twin: Mapping[str, Any]) -> list[float]:
+    elements = [sum(each["elements"].values()) for each in (row, twin)]
+    return [
+        row["parameters"] / twin["parameters"],
+        row["macs"] / twin["macs"],
+        elements[0] / elements[1],
+    ]
+
+
+def times(results: Results) -> str:
+    """Time of whole networks and detectors with AN, in units of the same with BatchNorm."""
+    lines: list[list[str]] = []
+    for name in ("network_cost", "families_cost", "detector_cost"):
+        for row in results.get(name, {}).get("rows", ()):
+            for key, ratio in row["ratios"].items():
+                if not key.startswith("an_bn"):
+                    continue
+                networks = ", ".join(n for n in row["networks"] if "an" in n.split("_"))
+                what = KINDS[row["kind"]]
+                interval = f"{ratio['median']:.3f} [{ratio['low']:.3f}, {ratio['high']:.3f}]"
+                lines.append([networks, what, str(row.get("layout", "NCHW")), str(row["batch"]), interval])
+    return markdown_table(["network with AN", "what", "layout", "batch", "AN / BN [95%]"], lines)
+
+
+TABLES: dict[str, Callable[[Results], str]] = {
+    "published_top1": published_top1,
+    "published_ap": published_ap,
+    "measured": measured,
+    "sizes": sizes,
+    "times": times,
+}
+
+
+def render(page: str, results: Results) -> str:
+    """The page with the content between its markers renewed.
+
+    Raises:
+        KeyError: A marker names a table that does not exist.
+    """
+    return pages.fill(page, ("claims",), lambda _, name: TABLES[name](results))
+
+
+def read_results(store: Path = RESULTS) -> dict[str, Any]:
+    """The committed files by name."""
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(store.glob("*.json"))}
+
+
+def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
+    """See the module's docstring."""
+    parser = argparse.ArgumentParser(description="Write the claims and what was measured into the pages.")
+    parser.add_argument("--check", action="store_true", help="write nothing, exit 1 where a page is out of date")
+    options = parser.parse_args(arguments)
+    results = read_results(root / "benchmarks" / "results")
+    before = pages.read(root)
+    renewed = {path: render(text, results) for path, text in before.items()}
+    if not options.check:
+        save_png(forest(differences(results)), root / "docs" / "images" / "differences.png")
+    command = "python -m benchmarks.claims"
+    return pages.write_changed(root, before, renewed, check=command if options.check else None)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
