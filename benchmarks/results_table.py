@@ -23,8 +23,9 @@ from attnorm.files import write_json_atomic
 from benchmarks import pages
 
 ROOT = Path(__file__).parents[1]
-# What tells of the machine's folders and not of the result.
+# What tells of the machine's folders and not of the result; of weights to start from, the file's name does.
 PATHS = ("data_dir", "output", "resume")
+FILES = ("initial_checkpoint", "source")
 
 
 def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -70,14 +71,16 @@ def _pairs(value: Mapping[str, Any] | list[Any]) -> str:
 def without_paths(result: Mapping[str, Any]) -> dict[str, Any]:
     """The comparison without the names of the machine's folders: the same numbers, fit for publishing."""
     folders = {name: result["config"].get(name) for name in PATHS}
-    command = result["command"]
+    weights = result["config"].get("initial_checkpoint")
+    command = result["command"].replace(weights, Path(weights).name) if weights else result["command"]
     for name, folder in sorted(folders.items(), key=lambda item: -len(item[1] or "")):
         if folder:
             command = command.replace(folder, {"data_dir": "DATA_DIR", "output": "OUTPUT"}.get(name, "PATH"))
 
     def strip(value: Any) -> Any:
         if isinstance(value, Mapping):
-            return {key: strip(item) for key, item in value.items() if key not in PATHS}
+            kept = {key: strip(item) for key, item in value.items() if key not in PATHS}
+            return kept | {key: Path(kept[key]).name for key in FILES if isinstance(kept.get(key), str)}
         return [strip(item) for item in value] if isinstance(value, list) else value
 
     return {**strip(result), "command": command}

@@ -62,3 +62,13 @@ def test_folders_of_the_machine_are_not_published(site: Path):
     assert "elsewhere" not in text
     assert json.loads(text)["command"] == "attnorm compare --models bn,se,an --data-dir DATA_DIR --output OUTPUT"
     assert json.loads(text)["models"] == json.loads((site / "compare.json").read_text())["models"]
+
+
+def test_weights_to_start_from_are_named_without_their_folder(result: dict[str, Any]):
+    config = result["config"] | {"initial_checkpoint": "/home/me/weights/{backbone}.safetensors"}
+    run = {"record": {"initial": {"source": "/home/me/weights/resnet18.safetensors", "taken": ["conv1.weight"]}}}
+    command = "attnorm compare --initial-checkpoint '/home/me/weights/{backbone}.safetensors'"
+    public = results_table.without_paths(result | {"config": config, "runs": [run], "command": command})
+    assert public["config"]["initial_checkpoint"] == "{backbone}.safetensors"
+    assert public["runs"][0]["record"]["initial"] == {"source": "resnet18.safetensors", "taken": ["conv1.weight"]}
+    assert public["command"] == "attnorm compare --initial-checkpoint '{backbone}.safetensors'"
