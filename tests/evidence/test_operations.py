@@ -2,10 +2,14 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.ops import roi_align
 
+from attnorm.detection import create_detector
 from attnorm.errors import JobError
-from attnorm.evidence.operations import count_operations
+from attnorm.evidence.operations import count_in, count_operations
 from attnorm.layers import AttentiveBatchNorm2d
 from attnorm.models import create_model
 
@@ -67,10 +71,79 @@ def test_macs_of_the_reference(name, giga):
     assert round(count_operations(meta(name), (3, 224, 224)).macs / 1e9, 3) == giga
 
 
-def test_an_operation_outside_of_the_convention_is_refused():
-    class Sort(nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x.sort().values
+def test_the_papers_convention_counts_an_as_the_batch_norm_in_its_place():
+    """By hand at 7x5 pixels: the convolution's MACs, 4 for each element of the norm, 1 for each of ReLU and ReLU6."""
+    conv = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+    plain = count_operations(nn.Sequential(conv, nn.BatchNorm2d(8), nn.ReLU(), nn.ReLU6()), (3, 7, 5))
+    assert plain.paper == 8 * 3 * 9 * 35 + 4 * 8 * 35 + 2 * 8 * 35
+    attentive = count_operations(nn.Sequential(conv, AttentiveBatchNorm2d(8, 4), nn.ReLU(), nn.ReLU6()), (3, 7, 5))
+    logits = attentive.elements.get("batch norm", 0)  # the attention's own norm, where it is a native one
+    assert attentive.attentive == 8 * 35
+    assert attentive.paper == plain.paper + 3 * 4 * 8 + logits
 
-    with pytest.raises(JobError, match=r"every operation must be in the counting convention, and aten.sort"):
-        count_operations(Sort(), (3, 4, 4))
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet18_an", "vit_tiny_patch16_224", "efficientnet_b0"])
+def test_macs_are_those_of_torchs_flop_counter(name):
+    """Computed, not on the meta device, so that attention runs in one piece on a CPU."""
+    model = create_model(name).eval()
+    image = torch.zeros(1, 3, 224, 224)
+    with torch.no_grad(), FlopCounterMode(display=False) as flops:
+        model(image)
+    assert count_in(model, image).macs == flops.get_total_flops() // 2
+
+
+def test_a_detectors_macs_are_those_of_torchs_flop_counter():
+    torch.manual_seed(0)
+    sizes = {"min_size": 96, "max_size": 96, "score_threshold": 0.0, "test_proposals": 20}
+    detector = create_detector("mask_rcnn_resnet18_an_fpn", 2, **sizes).eval()
+    image = torch.rand(3, 64, 96)
+    with torch.no_grad(), FlopCounterMode(display=False) as flops:
+        detector([image])
+    counted = count_in(detector, [image])
+    assert counted.macs == flops.get_total_flops() // 2
+    assert counted.elements["RoIAlign"] % (8 * 256 * 7 * 7 * 4) == 0  # 7x7 boxes and 14x14 masks, 2x2 samples in a bin
+
+
+def count_call(call) -> dict[str, int]:
+    """What one function of an image of 6x8 pixels in 4 channels counts."""
+
+    class Call(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return call(x)
+
+    return count_operations(Call(), (4, 6, 8)).elements
+
+
+@pytest.mark.parametrize(
+    ("call", "elements"),
+    [
+        (lambda x: F.interpolate(x, scale_factor=2, mode="bilinear"), {"resize": 8 * 4 * 12 * 16}),
+        (lambda x: F.interpolate(x, scale_factor=2, mode="bicubic"), {"resize": 32 * 4 * 12 * 16}),
+        (lambda x: F.interpolate(x, scale_factor=2, mode="nearest"), {}),
+        (lambda x: x.softmax(1), {"softmax": 5 * 4 * 48}),
+        (lambda x: torch.linalg.vector_norm(x, dim=1), {"vector norm": 2 * 4 * 48}),
+        (lambda x: F.hardswish(x) + x.sort().values.roll(1, 2), {"hardswish": 4 * 48, "add": 4 * 48}),
+        # Per head 6 queries of 8 numbers look at 6 keys.
+        (lambda x: F.scaled_dot_product_attention(x, x, x), {"softmax": 5 * 4 * 6 * 6}),
+    ],
+    ids=["bilinear", "bicubic", "nearest", "softmax", "vector norm", "hardswish", "attention"],
+)
+def test_kinds_by_hand(call, elements):
+    assert count_call(call) == elements
+
+
+@pytest.mark.parametrize(("ratio", "samples"), [(2, 2 * 2 * 3 * 4), (0, 1 * 2 * 3 * 4)])
+def test_roi_align_by_hand(ratio, samples):
+    """A box of 7 x 3 pixels in 3 x 4 bins: 2x2 samples as asked for, or ceil(3 / 3) x ceil(7 / 4) = 1x2 by itself."""
+    box = torch.tensor([[0.0, 1.0, 1.0, 8.0, 4.0]])
+    call = lambda x: roi_align(x, box, (3, 4), sampling_ratio=ratio)  # noqa: E731
+    assert count_call(call) == {"RoIAlign": 8 * 4 * samples}
+
+
+def test_an_operation_outside_of_the_convention_is_refused():
+    class Transform(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.fft.fft2(x)
+
+    with pytest.raises(JobError, match=r"every operation must be in the counting convention, and aten._fft_c2c"):
+        count_operations(Transform(), (3, 4, 4))
