@@ -112,6 +112,17 @@ def _compare(arguments: Sequence[str]) -> int:
     return DONE
 
 
+def _inspect(arguments: Sequence[str]) -> int:
+    from attnorm.evidence.inspect_config import InspectConfig
+    from attnorm.options import parse_settings
+
+    config = parse_settings(InspectConfig, arguments, command="attnorm inspect")
+    from attnorm.evidence.inspect import inspect
+
+    inspect(config)
+    return DONE
+
+
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "models": (_models, "list the networks, with their parameters"),
     "train": (_train, "train a network on images"),
@@ -119,6 +130,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "predict": (_predict, "classes of images, or objects in them, as JSON and as pictures"),
     "convert": (_convert, "a checkpoint that the authors of AN released, for the commands above; and back"),
     "compare": (_compare, "train several networks with several seeds and show them side by side"),
+    "inspect": (_inspect, "what the mixture weights of a network with AN do, by layer and by class"),
 }
 
 
