@@ -11,7 +11,7 @@ from torch import nn
 import attnorm
 import attnorm.models  # registers resnet50_an
 from attnorm.evidence.interleaved import Interleaved, Ratio, Step
-from attnorm.evidence.meters import Meter, NoMeterError
+from attnorm.evidence.meters import Meter, NoMeterError, NvmlMeter
 from benchmarks.gpu_layers import DEVICE, Entry, Settings, entry, queued
 from benchmarks.network_cost import batch, eval_step, train_step
 
@@ -58,9 +58,9 @@ def network(settings: Settings, compiled: bool = False, backend: str = "auto") -
 def energy(settings: Settings) -> Iterator[Entry]:
     """Joules per image of a training step, the networks taking turns."""
     try:
-        meter = Meter(torch.device(DEVICE, torch.cuda.current_device()))
+        meter = NvmlMeter(torch.device(DEVICE, torch.cuda.current_device()))
     except NoMeterError as error:
-        yield {"name": "joules per image", "text": str(error)}
+        yield {"name": "joules per image", "text": f"no meter: {error}"}
         return
     steps = _network_steps(settings, training=True, compiled=False)
     joules: dict[str, list[float]] = {name: [] for name in steps}

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from attnorm.evidence import meters
 from attnorm.evidence.interleaved import Ratio
 from attnorm.layers import eager
 from attnorm.layers.activation import Activation
@@ -113,12 +112,3 @@ def test_a_part_for_which_no_time_is_left_is_skipped(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(gpu.PARTS, "layers", (failing, 20))
     row = gpu.run_part("layers", SETTINGS, 19)
     assert row["skipped"] == "skipped: 19 s left, 20 needed"
-
-
-def test_where_there_is_no_meter_nothing_is_estimated(monkeypatch: pytest.MonkeyPatch):
-    def missing(_: str) -> None:
-        raise OSError("cannot open shared object file")
-
-    monkeypatch.setattr(meters.ctypes, "CDLL", missing)
-    with pytest.raises(meters.NoMeterError, match="no meter: the driver's libnvidia-ml"):
-        meters.Meter(torch.device("cuda"))

@@ -102,3 +102,25 @@ def test_rounds_go_on_until_the_interval_is_narrow_or_the_time_is_over(clock: Cl
     timed = Interleaved(steps, sample_s=0)
     assert not timed.run_until([("a", "b")], half_width=-1, time_limit_s=2000)
     assert len(timed.seconds("a")) == 9
+
+
+def test_rounds_stay_within_the_time_but_for_those_that_an_interval_needs(clock: Clock):
+    """A round of one step takes 101.5 s here, tidying included: 8 in 850 s, 6 in no time at all, 10 at most."""
+    for limit, rounds in ((850, 8), (0, 6), (1e6, 10)):
+        timed = Interleaved({"a": clock.step(1, [], "a")}, sample_s=0)
+        timed.run_within(10, limit)
+        assert len(timed.seconds("a")) == rounds
+
+
+def test_every_single_call_is_kept_for_percentiles(clock: Clock):
+    """Each call takes 1 ms longer than the one before; three fit into a sample, which is their mean."""
+    length = iter(range(1, 100))
+
+    def step() -> Iterator[str]:
+        clock.now += next(length) / 1000
+        yield "only"
+
+    timed = Interleaved({"a": step}, sample_s=0.006)  # the second call took 2 ms
+    timed.run(2)
+    assert timed.calls["a"] == pytest.approx([0.003, 0.004, 0.005, 0.006, 0.007, 0.008])
+    assert timed.seconds("a") == pytest.approx([0.004, 0.007])

@@ -80,12 +80,17 @@ class Interleaved:
         steps: By name; each runs twice here, to warm up and to see how often a sample must repeat it.
         device: Waited for at the end of every phase.
         sample_s: Seconds that a sample should last at least.
+
+    Attributes:
+        samples: By name and phase, the mean seconds of a step in each round.
+        calls: By name, the seconds of every single step: what percentiles are taken of.
     """
 
     def __init__(self, steps: Mapping[str, Step], device: torch.device | str = "cpu", sample_s: float = SAMPLE_S):
         self.steps = dict(steps)
         self.device = torch.device(device)
         self.samples: dict[str, dict[str, list[float]]] = {name: {} for name in steps}
+        self.calls: dict[str, list[float]] = {name: [] for name in steps}
         self._order = random.Random(0)
         for step in self.steps.values():
             self._phases(step)
@@ -100,6 +105,15 @@ class Interleaved:
                 self._order.shuffle(names)
                 for name in names:
                     self._sample(name)
+
+    def run_within(self, rounds: int, time_limit_s: float) -> None:
+        """Times so many rounds, or fewer if the next would leave the time; as many as an interval needs in any case."""
+        start = time.perf_counter()
+        self.run(MIN_ROUNDS)
+        for done in range(MIN_ROUNDS, rounds):
+            if (time.perf_counter() - start) * (done + 1) / done > time_limit_s:
+                return
+            self.run(1)
 
     def run_until(self, pairs: Sequence[Pair], half_width: float, time_limit_s: float, min_rounds: int = 11) -> bool:
         """Times rounds until every pair's interval is within +-half_width of its median, or the time is over.
@@ -139,7 +153,9 @@ class Interleaved:
         repeats = self.repeats[name]
         totals: dict[str, float] = {}
         for _ in range(repeats):
-            for phase, seconds in self._phases(self.steps[name]).items():
+            phases = self._phases(self.steps[name])
+            self.calls[name].append(sum(phases.values()))
+            for phase, seconds in phases.items():
                 totals[phase] = totals.get(phase, 0.0) + seconds
         for phase, seconds in totals.items():
             self.samples[name].setdefault(phase, []).append(seconds / repeats)
