@@ -63,6 +63,24 @@ def test_exact_sizes():
     assert sum(p.numel() for p in detector.parameters()) - norms == 44_401_393
 
 
+def test_the_size_of_a_small_detector():
+    """Counted by hand: the pyramid, the proposals, two fully connected layers, the predictors and the mask branch."""
+    wide, hidden, inner = 64, 128, (24, 48, 96, 192)
+    conv = 9 * wide * wide + wide
+    expected = {
+        "fpn": sum(c * wide + wide for c in inner) + 4 * conv,
+        "rpn": conv + wide * 3 + 3 + wide * 12 + 12,
+        "box": 49 * wide * hidden + hidden + hidden * hidden + hidden + hidden * 2 + 2 + hidden * 8 + 8,
+        "mask": 4 * conv + 4 * wide * wide + wide + wide * 2 + 2,
+    }
+    detector = on_meta("mask_rcnn_resnet10_small_an_fpn", 2, fpn_channels=wide, box_hidden=hidden)
+    parts = {"fpn": [detector.backbone.fpn], "rpn": [detector.rpn], "box": detector.roi_heads.stages}
+    parts["mask"] = detector.roi_heads.masks
+    counts = {n: sum(p.numel() for part in found for p in part.parameters()) for n, found in parts.items()}
+    assert counts == expected
+    assert sum(v.numel() * v.element_size() for v in detector.state_dict().values()) < 7e6
+
+
 def test_settings_are_worked_out():
     """From the kind, the conventions, and whether the backbone starts from trained weights."""
     plain = on_meta("faster_rcnn_resnet10t_fpn").config
@@ -187,6 +205,8 @@ def test_a_detector_of_other_classes(tmp_path):
         ("mask_rcnn_resnet50_fpn", {"box_heads": "2fc"}, "no setting 'box_heads': did you mean box_head?"),
         ("mask_rcnn_resnet50_fpn", {"pretrained": True, "backbone_weights": "a.pth"}, "exclude each other"),
         ("mask_rcnn_resnet50_an_fpn", {"pretrained": True}, "it has none of resnet50_an"),
+        ("mask_rcnn_resnet50_fpn", {"fpn_channels": 48, "mask_norm": "gn"}, "multiple of 32 for mask_norm gn; got 48"),
+        ("mask_rcnn_resnet50_fpn", {"box_hidden": 0}, "box_hidden must be at least 1; got 0"),
         ("cascade_mask_rcnn_resnet50_fpn", {"class_agnostic": False}, "class_agnostic must be true in a cascade"),
     ],
 )

@@ -72,12 +72,14 @@ def test_mask_branch(norm):
     assert expected.shape == (N, 5, 12, 12)
 
 
-def test_box_head_of_two_layers():
-    head = randomised(box_head(DetectorConfig(), 4))
+@pytest.mark.parametrize("hidden", [1024, 24])
+def test_box_head_of_two_layers(hidden):
+    head = randomised(box_head(DetectorConfig(box_hidden=hidden) if hidden != 1024 else DetectorConfig(), 4))
     state = head.state_dict()
+    assert state["fc7.weight"].shape == (hidden, hidden)
     x = torch.randn(N, 4, 7, 7, dtype=torch.float64)
-    hidden = (x.flatten(1) @ state["fc6.weight"].T + state["fc6.bias"]).relu()
-    assert_close(head(x), (hidden @ state["fc7.weight"].T + state["fc7.bias"]).relu())
+    first = (x.flatten(1) @ state["fc6.weight"].T + state["fc6.bias"]).relu()
+    assert_close(head(x), (first @ state["fc7.weight"].T + state["fc7.bias"]).relu())
 
 
 def test_attention_in_heads_is_the_released_one():

@@ -17,6 +17,14 @@ def added(*layers: tuple[int, int]) -> int:
     return sum(3 * k * c + 2 * k - 2 * c for k, c in layers)
 
 
+RESNET10_SMALL = (
+    9 * (3 * 12 + 12 * 12 + 12 * 24)
+    + 2 * (12 + 12 + 24)
+    + sum(9 * (i * o + o * o) + 4 * o + (i * o + 2 * o if i != o else 0) for i, o in ((24, 24), (24, 48), (48, 96)))
+    + 9 * (96 * 192 + 192 * 192) + 4 * 192 + 96 * 192 + 2 * 192
+    + 192 * 1000 + 1000
+)  # fmt: skip
+
 # Reference 8; below the line, networks that nobody published, counted by hand.
 PARAMETERS = {
     "resnet34_an": 21_996_060,
@@ -46,11 +54,14 @@ PARAMETERS = {
     "resnet20_cifar": 272_474,
     "resnet20_cifar_an": 272_474 + 3 * added((10, 16), (10, 32), (20, 64)),
     "resnet20_cifar_se": 272_474 + 3 * sum(2 * c * (c // 4) for c in (16, 32, 64)),
+    # Stem 3 convolutions and norms; then per stage a block of two 3x3 convolutions, from the second on with a shortcut.
+    "resnet10_small": RESNET10_SMALL,
+    "resnet10_small_an": RESNET10_SMALL + added((10, 24), (10, 48), (20, 96), (20, 192)),
     "resnet56_cifar": 855_770,
     "resnet110_cifar": 1_730_714,
 }
 RESNETS = ["resnet8_cifar", "resnet8_cifar_an", "resnet8_cifar_se", "resnet18_an", "resnet34_se_bn2"]
-SMALL = [*RESNETS, "mobilenetv2_100_an", "densenet121_an", "aognet_1m_cifar_an"]
+SMALL = [*RESNETS, "resnet10_small_an", "mobilenetv2_100_an", "densenet121_an", "aognet_1m_cifar_an"]
 CONTRACT = [*SMALL, "resnetv1d50_an", "resnext50_32x4d_an"]
 
 

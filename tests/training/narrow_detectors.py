@@ -6,16 +6,14 @@ from typing import Any
 import pytest
 
 from attnorm.data import shapes
-from attnorm.detection import backbone, create, heads
 from attnorm.detection.config import DetectorConfig
 from attnorm.training.config import TrainConfig
 
 
 def shrink(patch: pytest.MonkeyPatch) -> None:
     """Makes narrow heads and few pictures for the length of a test."""
-    patch.setattr(backbone, "OUT_CHANNELS", 16)
-    for module in (heads, create):
-        patch.setattr(module, "HIDDEN", 32)
+    for name, width in (("fpn_channels", 16), ("box_hidden", 32)):
+        patch.setitem(DetectorConfig.__init__.__kwdefaults__, name, width)
     patch.setattr(shapes, "COUNTS", {"train": 8, "val": 5})
 
 

@@ -22,27 +22,25 @@ from attnorm.models import create_model
 from attnorm.models.spec import parse_spec
 from attnorm.models.transfer import TransferReport
 
-OUT_CHANNELS = 256
-
 
 class Backbone(nn.Module):
     """A network's features at strides 4, 8, 16 and 32, and the feature pyramid on them.
 
     Args:
         name: Of the network, as in :func:`attnorm.models.create_model`.
-        config: Its `fpn_norm` and `num_components` (finest level first) make the pyramid, its `frozen_stages` and
-            `norm_policy` say how the network trains; not given means 0 and "train".
+        config: Its `fpn_channels`, `fpn_norm` and `num_components` (finest level first) make the pyramid, its
+            `frozen_stages` and `norm_policy` say how the network trains; not given means 0 and "train".
         in_chans: Image channels.
         **options: Further arguments of the network, such as `drop_path_rate`.
 
     Attributes:
         body: The network, made by timm with `features_only=True`.
         fpn: torchvision's pyramid.
-        out_channels: Of every level: 256.
+        out_channels: Of every level, `config.fpn_channels`.
         transfer: Account of the weights that the network started from; None: random ones.
 
     Shape:
-        (N, in_chans, H, W) -> {"0", "1", "2", "3", "pool"}, (N, 256, H / s, W / s) for s = 4, 8, 16, 32, 64.
+        (N, in_chans, H, W) -> {"0", "1", "2", "3", "pool"}, (N, out_channels, H / s, W / s) for s = 4, 8, 16, 32, 64.
 
     Raises:
         ConfigError: For an unknown network, one without such features, one for images of one size, or one whose stages
@@ -53,7 +51,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.body = _feature_network(name, in_chans, options)
         info = cast(Any, self.body).feature_info
-        self.out_channels = OUT_CHANNELS
+        self.out_channels = config.fpn_channels
         self.transfer: TransferReport | None = None
         self._outputs = _outputs(name, info.reduction())
         if _is_for_one_size(name):
@@ -131,7 +129,9 @@ def _outputs(name: str, strides: list[int]) -> list[int]:
 def _pyramid(channels: list[int], config: DetectorConfig) -> FeaturePyramidNetwork:
     # torchvision makes the two convolutions of a level one after the other.
     components = [k for k in config.components for _ in range(2)]
-    fpn = FeaturePyramidNetwork(channels, OUT_CHANNELS, LastLevelMaxPool(), norm_layer(config.fpn_norm, components))
+    fpn = FeaturePyramidNetwork(
+        channels, config.fpn_channels, LastLevelMaxPool(), norm_layer(config.fpn_norm, components)
+    )
     for module in fpn.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.xavier_uniform_(module.weight)

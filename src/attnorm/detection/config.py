@@ -9,6 +9,7 @@ HeadNorm = Literal["none", "gn", "an_gn"]
 NormPolicy = Literal["frozen", "eval", "train", "sync"]
 HEAD_NORMS = ("none", "gn", "an_gn")
 KINDS = ("faster_rcnn", "mask_rcnn", "cascade_mask_rcnn")
+GROUPS = 32  # of GroupNorm, and of AN on it, in the FPN and heads
 CONVS = 4  # convolutions of a 4conv1fc box head and of a mask head; levels of the FPN that have their own convolutions
 
 
@@ -19,8 +20,11 @@ class DetectorConfig:
     Attributes:
         conventions: "modern" is torchvision's geometry; "v1" is that of the detectors that the authors released
             (boxes whose last pixel lies inside, the old RoIAlign, rounded anchors, ...).
+        fpn_channels: channels of every level of the FPN, which are those of the heads' convolutions too; torchvision's
+            256 when not given. With norms, a multiple of their 32 groups.
         fpn_norm: norm after the convolutions of the FPN: none, gn (GroupNorm, 32 groups) or an_gn (AN on it).
         box_head: 2fc (two fully connected layers) or 4conv1fc (four 3x3 convolutions and one).
+        box_hidden: outputs of the fully connected layers of the box head; torchvision's 1024 when not given.
         box_norm: norm after the convolutions of a 4conv1fc box head, as fpn_norm.
         mask_norm: norm after the convolutions of the mask head, as fpn_norm.
         num_components: K of AN in the FPN and heads: one for all, or one for each of the four convolutions of a head
@@ -47,8 +51,10 @@ class DetectorConfig:
     """
 
     conventions: Literal["modern", "v1"] = "modern"
+    fpn_channels: int = 256
     fpn_norm: HeadNorm = "none"
     box_head: Literal["2fc", "4conv1fc"] = "2fc"
+    box_hidden: int = 1024
     box_norm: HeadNorm = "none"
     mask_norm: HeadNorm = "none"
     num_components: int | tuple[int, ...] = (10, 10, 20, 20)
@@ -73,7 +79,7 @@ class DetectorConfig:
         Raises:
             ConfigError: for an unknown name, a number out of range, or settings that contradict each other.
         """
-        for name in ("fpn_norm", "box_norm", "mask_norm"):
+        for name in _NORMS:
             if getattr(self, name) not in HEAD_NORMS:
                 raise ConfigError(f"{name} must be one of {', '.join(HEAD_NORMS)}; got {getattr(self, name)!r}")
         for name, known in _NAMES.items():
@@ -82,6 +88,12 @@ class DetectorConfig:
                 raise ConfigError(f"{name} must be one of {', '.join(k for k in known if k)}; got {value!r}")
         if self.box_norm != "none" and self.box_head == "2fc":
             raise ConfigError(f"box_norm {self.box_norm} needs convolutions: take box_head 4conv1fc; got box_head 2fc")
+        normed = [name for name in _NORMS if getattr(self, name) != "none"]
+        if normed and self.fpn_channels % GROUPS:
+            raise ConfigError(
+                f"fpn_channels must be a multiple of {GROUPS} for {normed[0]} {getattr(self, normed[0])}; "
+                f"got {self.fpn_channels}"
+            )
         counts = self.components
         if len(counts) != CONVS or min(counts) < 1:
             raise ConfigError(f"num_components must be one number or {CONVS}, from 1; got {self.num_components}")
@@ -89,7 +101,7 @@ class DetectorConfig:
             raise ConfigError(
                 f"min_size must be at least 1 and at most max_size; got {self.min_size} and {self.max_size}"
             )
-        for name in ("train_proposals", "test_proposals", "rpn_samples", "box_samples", "max_detections"):
+        for name in _COUNTS:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1; got {getattr(self, name)}")
         for name in ("score_threshold", "nms_threshold"):
@@ -114,6 +126,11 @@ class DetectorConfig:
         return (self.min_size,) if isinstance(self.min_size, int) else tuple(self.min_size)
 
 
+_NORMS = ("fpn_norm", "box_norm", "mask_norm")
+_COUNTS = (
+    *("fpn_channels", "box_hidden", "train_proposals", "test_proposals", "rpn_samples", "box_samples"),
+    "max_detections",
+)
 _NAMES: dict[str, tuple[Any, ...]] = {
     "conventions": ("modern", "v1"),
     "box_head": ("2fc", "4conv1fc"),

@@ -10,7 +10,7 @@ from attnorm.detection.backbone import Backbone
 from attnorm.detection.config import DetectorConfig, split_name
 from attnorm.detection.conventions import conventions
 from attnorm.detection.detector import Detector
-from attnorm.detection.heads import HIDDEN, BoxPredictor, box_head, mask_head, mask_predictor
+from attnorm.detection.heads import BoxPredictor, box_head, mask_head, mask_predictor
 from attnorm.detection.roi_heads import BoxStage, MaskBranch, RoIHeads
 from attnorm.detection.rpn import make_rpn
 from attnorm.detection.transform import Transform
@@ -139,7 +139,7 @@ def _roi_heads(kind: str, config: DetectorConfig, num_classes: int, channels: in
     assert config.box_beta is not None
     agnostic = config.class_agnostic
     stages = [
-        BoxStage(box_head(config, channels), BoxPredictor(HIDDEN, num_classes, agnostic), **stage)
+        BoxStage(box_head(config, channels), BoxPredictor(config.box_hidden, num_classes, agnostic), **stage)
         for stage in (_STAGES if kind == "cascade_mask_rcnn" else _STAGES[:1])
     ]
     masks = [

@@ -11,7 +11,6 @@ from attnorm.detection.config import CONVS, DetectorConfig
 from attnorm.detection.norms import norm_layer
 
 BOX_SIZE, MASK_SIZE = 7, 14  # cells of a region's features, on a side; a mask has twice as many
-HIDDEN = 1024  # outputs of a box head
 
 
 class BoxPredictor(nn.Module):
@@ -41,15 +40,15 @@ class BoxPredictor(nn.Module):
 
 
 def box_head(config: DetectorConfig, in_channels: int) -> nn.Module:
-    """Features (N, in_channels, 7, 7) of regions -> (N, 1024).
+    """Features (N, in_channels, 7, 7) of regions -> (N, `config.box_hidden`).
 
     2fc: two fully connected layers. 4conv1fc: four 3x3 convolutions of in_channels, each with `config.box_norm`, and
     one fully connected layer. A ReLU follows each.
     """
     if config.box_head == "2fc":
-        return TwoMLPHead(in_channels * BOX_SIZE**2, HIDDEN)
+        return TwoMLPHead(in_channels * BOX_SIZE**2, config.box_hidden)
     norms = norm_layer(config.box_norm, config.components)
-    return FastRCNNConvFCHead((in_channels, BOX_SIZE, BOX_SIZE), [in_channels] * CONVS, [HIDDEN], norms)
+    return FastRCNNConvFCHead((in_channels, BOX_SIZE, BOX_SIZE), [in_channels] * CONVS, [config.box_hidden], norms)
 
 
 def mask_head(config: DetectorConfig, in_channels: int) -> nn.Module:

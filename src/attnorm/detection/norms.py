@@ -4,10 +4,8 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
-from attnorm.detection.config import HeadNorm
+from attnorm.detection.config import GROUPS, HeadNorm
 from attnorm.layers.norm import AttentiveGroupNorm
-
-GROUPS = 32
 
 
 def norm_layer(name: HeadNorm, components: Sequence[int]) -> Callable[[int], nn.Module] | None:

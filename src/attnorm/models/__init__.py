@@ -13,12 +13,12 @@ from torch import nn
 from attnorm.errors import ConfigError
 from attnorm.layers.norm import AttentiveBatchNorm2d, AttentiveGroupNorm
 from attnorm.layers.norm_act import AttentiveBatchNormAct2d, AttentiveGroupNormAct
-from attnorm.models import aognet, densenet, mobilenetv2, resnet, resnet_cifar
+from attnorm.models import aognet, densenet, mobilenetv2, resnet, resnet_cifar, resnet_small
 from attnorm.models.spec import apply_spec, parse_spec
 
 __all__ = ["create_model", "model_names"]
 
-_MODULES = (resnet, densenet, mobilenetv2, aognet, resnet_cifar)
+_MODULES = (resnet, densenet, mobilenetv2, aognet, resnet_cifar, resnet_small)
 
 # torch.fx cannot follow a choice that depends on the tensor: AN layers stay whole in timm's traced feature extractors.
 for _layer in (AttentiveBatchNorm2d, AttentiveBatchNormAct2d, AttentiveGroupNorm, AttentiveGroupNormAct):
