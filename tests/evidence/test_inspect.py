@@ -163,6 +163,13 @@ def made(checkpoint, tmp_path_factory):
     return output
 
 
+def keeper(kept: dict[str, Tensor], name: str) -> Any:
+    def keep(layer: Any, inputs: tuple[Tensor, ...]) -> None:
+        kept[name] = layer.mixture_weights(inputs[0])
+
+    return keep
+
+
 @torch.no_grad()
 def lambdas(checkpoint: Path) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """All weights, computed by another way than inspect's: each layer's own method, on the input that it gets."""
@@ -172,7 +179,7 @@ def lambdas(checkpoint: Path) -> tuple[dict[str, np.ndarray], np.ndarray]:
     kept: dict[str, Tensor] = {}
     for name, layer in named_modules(model):
         if isinstance(layer, AttentiveNorm):
-            layer.register_forward_pre_hook(lambda m, x, name=name: kept.update({name: m.mixture_weights(x[0])}))
+            layer.register_forward_pre_hook(keeper(kept, name))
     data = load_data(DataConfig(dataset="digits"), ("val",)).val
     assert data is not None
     images, labels = data.__getitems__(range(len(data)))
@@ -247,7 +254,7 @@ def test_components_that_are_off_are_told(tmp_path, capsys):
     norm.weight.data[[1, 4, 6]] = 0  # pyright: ignore
     norm.bias.data[[1, 4, 6]] = torch.tensor([-9.0, 0.6, -0.6])  # pyright: ignore
     save_checkpoint(path, model, meta)
-    flags = ["--output", str(tmp_path), "--max-images", "40", "--layers", "layer2*"]
+    flags = ["--output", str(tmp_path), "--max-images", "40", "--layers", "layer2*", "--images", "3"]
     assert main(["inspect", "--checkpoint", str(path), *flags]) == 0
     (layer,) = json.loads((tmp_path / "inspect.json").read_text())["layers"]
     assert (layer["off"], layer["constant"]) == ([1], [4, 6])

@@ -58,6 +58,8 @@ def by_depth(result: Mapping[str, Any]) -> Figure:
 def _layer_axis(axis: Axes, layers: Sequence[Layer], room: float) -> None:
     axis.set_xlim(0.5, len(layers) + 0.5)
     top = max(axis.get_ylim()[1] * room, 0.01)
+    ticks = MaxNLocator(8, steps=[1, 2, 5, 10]).tick_values(0, top)
+    axis.set_yticks([tick for tick in ticks if tick <= 1])  # shares end there, whatever room is above
     axis.set_ylim(0, top)
     axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0 if top > 0.06 else 1))
     if len(layers) <= 12:
@@ -162,8 +164,8 @@ def examples(result: Mapping[str, Any], pictures: Sequence[np.ndarray]) -> Figur
         for (left, right), example, picture in zip(cells, result["examples"], pictures, strict=False):
             left.imshow(picture)
             label = example["class"]
-            name = f"image {example['position']}" if label is None else shown(result["classes"][label]["name"], 24)
-            left.set_title(name, fontsize=9)
+            name = f"image {example['position']}" if label is None else shown(result["classes"][label]["name"], 40)
+            left.set_title(name, loc="left", fontsize=8)
             left.set_axis_off()
             left.set_anchor("N")
             image = right.imshow(
@@ -173,10 +175,12 @@ def examples(result: Mapping[str, Any], pictures: Sequence[np.ndarray]) -> Figur
             right.set_xticks([])
             _bare(right)
         for left, right in cells[len(pictures) :]:
-            left.remove()
-            right.remove()
+            left.set_visible(False)  # not removed: the colour bar takes its width from all of the grid
+            right.set_visible(False)
         if image is not None:
-            bar = figure.colorbar(image, ax=grid, location="bottom", fraction=0.03, shrink=0.5, aspect=50, pad=0.02)
+            bar = figure.colorbar(
+                image, ax=grid, location="bottom", fraction=0.03, shrink=0.5, aspect=50, pad=0.02, panchor=False
+            )
             bar.set_label("λ above or below its mean over all images, in standard deviations", fontsize=8)
             bar.ax.tick_params(labelsize=7)
             bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]

@@ -14,6 +14,11 @@ from attnorm.evidence.plots import inline_svg, save_png
 from attnorm.evidence.report import STYLE
 from attnorm.files import write_json_atomic, write_text_atomic
 
+OWN_STYLE = """
+dl.words { display: block; }
+dl.words dd { margin: 0 0 .5rem; }
+@media screen and (max-width: 40rem) { figure svg { min-width: 40rem; } }
+"""
 TITLES = {
     "depth": "What depth does",
     "classes": "What classes get",
@@ -70,10 +75,13 @@ def render_report(result: Mapping[str, Any], figures: Mapping[str, Figure]) -> s
     ]
     for name, figure in figures.items():
         caption = _caption(name, result)
-        parts += [f"<h2>{TITLES[name]}</h2>", f"<figure>{inline_svg(figure, TITLES[name])}", f"{caption}</figure>"]
+        parts += [
+            f"<h2>{TITLES[name]}</h2>",
+            f'<figure><div class="wide">{inline_svg(figure, TITLES[name])}</div>{caption}</figure>',
+        ]
     parts += [
         "<h2>What the words mean</h2>",
-        "<dl>" + "".join(f"<dt>{_text(k)}</dt><dd>{_text(v)}</dd>" for k, v in result["definitions"].items()) + "</dl>",
+        _pairs(result["definitions"], "words"),
         _dead_components(result["layers"]),
         "<h2>What made it</h2>",
         _provenance(result),
@@ -81,7 +89,7 @@ def render_report(result: Mapping[str, Any], figures: Mapping[str, Figure]) -> s
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{_text(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+        f"<title>{_text(title)}</title>\n<style>{STYLE}{OWN_STYLE}</style>\n</head>\n<body>\n"
         + "\n".join(part for part in parts if part)
         + "\n</body>\n</html>\n"
     )
@@ -125,13 +133,17 @@ def _provenance(result: Mapping[str, Any]) -> str:
     if result["git"]["commit"]:
         pairs["commit"] = result["git"]["commit"] + (" with changes" if result["git"]["dirty"] else "")
     pairs |= {f"note {i}": note for i, note in enumerate(result["notes"], 1)}
-    rows = "".join(f"<dt>{_text(k)}</dt><dd>{_text(str(v))}</dd>" for k, v in pairs.items() if v is not None)
     settings = "\n".join(f"{key}: {value}" for key, value in result["config"].items() if value is not None)
-    return f"<dl>{rows}</dl>\n<details><summary>All settings</summary><pre>{_text(settings)}</pre></details>"
+    return f"{_pairs(pairs)}\n<details><summary>All settings</summary><pre>{_text(settings)}</pre></details>"
 
 
 def _text(value: str) -> str:
     return html.escape(value)
+
+
+def _pairs(pairs: Mapping[str, Any], css: str = "facts") -> str:
+    rows = "".join(f"<dt>{_text(k)}</dt><dd>{_text(str(v))}</dd>" for k, v in pairs.items() if v is not None)
+    return f'<dl class="{css}">{rows}</dl>'
 
 
 def _list(items: Sequence[str], css: str) -> str:

@@ -78,7 +78,7 @@ def _why_no_classes(result: Mapping[str, Any]) -> str:
         return result["class_rule"]
     filled = sum(row["images"] > 0 for row in result["classes"])
     if filled < 2:
-        return f"the images are of {filled} class"
+        return "all images are of one class"
     if result["images"] <= filled:
         return f"{result['images']} images of {filled} classes are too few"
     if not any(layer["per_image"] for layer in result["layers"]):
