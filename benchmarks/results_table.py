@@ -16,7 +16,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from attnorm.evidence.plots import accuracies, learning_curves, save_png
+from attnorm.evidence.curves import learning_curves
+from attnorm.evidence.plots import accuracies, save_png
 from attnorm.evidence.summary import describe_data
 from attnorm.evidence.table import headings, table_rows
 from attnorm.files import write_json_atomic

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from attnorm.evidence.summary import cautions, notes, summarise
+from attnorm.evidence.notes import cautions, notes
+from attnorm.evidence.summary import summarise
 
 DATA = {
     "name": "made_up",

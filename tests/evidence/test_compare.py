@@ -15,7 +15,7 @@ import pytest
 from scipy import stats
 
 from attnorm.errors import ConfigError, DivergedError, JobError
-from attnorm.evidence import compare as module
+from attnorm.evidence import compare_runs as module
 from attnorm.evidence.compare import compare
 from attnorm.evidence.config import CompareConfig
 from attnorm.evidence.table import headings, table_rows
@@ -52,7 +52,7 @@ def test_schema(finished: tuple[Path, dict[str, Any]]):
     _, result = finished
     assert set(result) == {
         "format", "format_version", "finished", "seconds", "command", "config", "data", "metric", "baseline",
-        "models", "cautions", "notes", "environment", "runs",
+        "models", "measured", "cautions", "notes", "environment", "runs",
     }  # fmt: skip
     assert (result["format"], result["format_version"]) == ("attnorm-compare", 1)
     assert result["metric"] == "top1"
@@ -62,7 +62,9 @@ def test_schema(finished: tuple[Path, dict[str, Any]]):
     for entry in result["models"]:
         assert set(entry) == {
             "name", "parameters", "macs", "seeds", "values", "top1", "failed", "paired_seeds", "differences",
-            "difference", "conclusion", "verdict", "train_ms_per_image", "eval_ms_per_image",
+            "difference", "conclusion", "verdict", "joint", "elementwise", "saved_bytes_per_image",
+            "train_ms_per_image", "train_ratio", "train_peak_bytes", "train_energy",
+            "eval_ms_per_image", "eval_ratio", "eval_peak_bytes", "eval_energy",
         }  # fmt: skip
         for kind in ("train_ms_per_image", "eval_ms_per_image"):
             assert 0 < entry[kind]["low"] <= entry[kind]["median"] <= entry[kind]["high"]
@@ -134,17 +136,18 @@ def test_other_settings_are_not_mixed_in(finished: tuple[Path, dict[str, Any]]):
 
 KILLED = """
 import json, os, signal, sys
-from attnorm.evidence import compare as module
+from attnorm.evidence import compare_runs as module
+from attnorm.evidence.compare import compare
 from attnorm.evidence.config import CompareConfig
 from attnorm.options import make_settings
 
 class KilledInTheSecondRun(module.ComparisonProgress):
-    def epoch_done(self, row):
-        if (self.done, row["epoch"]) == (1, 2):
+    def epoch_done(self, model, seed, epoch):
+        if (self.done, epoch) == (1, 2):
             os.kill(os.getpid(), signal.SIGKILL)
 
 module.ComparisonProgress = KilledInTheSecondRun
-module.compare(make_settings(CompareConfig, json.loads(sys.argv[1])))
+compare(make_settings(CompareConfig, json.loads(sys.argv[1])))
 """
 
 
@@ -208,6 +211,7 @@ def test_nothing_finished_is_an_error(tmp_path: Path, monkeypatch: pytest.Monkey
         ({"seeds": "1,01"}, "1 more than once"),
         ({"output": " "}, "output must name a folder"),
         ({"epochs": 0}, "epochs must be at least 1"),
+        ({"jobs": 0}, "jobs must be at least 1"),
         ({"models": "resnet8_cifar,resnet8_cifer_an"}, "resnet8_cifer_an"),
         ({"models": "resnet8_cifar,mask_rcnn_resnet18_fpn"}, "detectors and other networks cannot be compared"),
     ],

@@ -10,6 +10,7 @@ from attnorm.evidence.statistics import (
     conclusion,
     describe,
     image_interval,
+    joint_interval,
     paired_difference,
     smallest_tellable_difference,
     t_quantile,
@@ -121,3 +122,38 @@ def test_the_interval_over_images_covers_the_truth():
     draws = stats.multinomial(400, [0.10, 0.04, 0.86]).rvs(4000, random_state=0)
     intervals = [image_interval(int(b), int(c), 400) for b, c, _ in draws]
     assert 0.94 < sum(low <= 6 <= high for low, high in intervals) / len(intervals) < 0.965
+
+
+def test_the_interval_for_all_comparisons_by_hand():
+    """1.0, 0.9, 1.1 with 5 comparisons: t(1 - 0.025/5, 2) = t(0.995, 2) = 9.924843, times 0.1 / sqrt(3)."""
+    difference = paired_difference(AN, BN)
+    half = 9.92484320091807 * 0.1 / math.sqrt(3)
+    assert joint_interval(difference, 5) == pytest.approx((1 - half, 1 + half), rel=1e-9)
+    assert joint_interval(difference, 1) == pytest.approx(difference.interval)
+    assert joint_interval(paired_difference([1.0], [0.0]), 5) is None
+    assert joint_interval(paired_difference([1.0, 2.0], [0.0, 1.0]), 5) is None
+
+
+def test_joint_intervals_hold_together():
+    """Six networks without any difference, four seeds, one baseline: all six intervals hold 0 in 95% of the cases."""
+    draws = stats.norm(90, 0.3).rvs((3000, 7, 4), random_state=0)
+    alone = together = 0
+    for baseline, *others in draws:
+        differences = [paired_difference(list(values), list(baseline)) for values in others]
+        alone += all(low <= 0 <= high for low, high in (d.interval or (0, 0) for d in differences))
+        together += all(low <= 0 <= high for low, high in (joint_interval(d, 6) or (0, 0) for d in differences))
+    assert together / len(draws) > 0.95
+    assert alone / len(draws) < 0.85
+
+
+def test_verdicts_of_several_networks():
+    """Half-widths of 0.1 / sqrt(3) times t(0.9875, 2) = 6.2053 and, for 20 comparisons, t(0.99875, 2) = 19.9625."""
+    sentence = verdict("an", "bn", paired_difference(AN, BN), 10_000, 2)
+    assert sentence.endswith(
+        ": ahead, for this data set and recipe; corrected for 2 comparisons [+0.64, +1.36]: still ahead."
+    )
+    sentence = verdict("an", "bn", paired_difference(AN, BN), 10_000, 20)
+    assert sentence.endswith(
+        "ahead, for this data set and recipe; corrected for 20 comparisons [-0.15, +2.15]: no difference shown."
+    )
+    assert "corrected" not in verdict("se", "bn", paired_difference((91.3, 91.1, 91.4), BN), 10_000, 20)

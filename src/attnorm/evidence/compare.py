@@ -1,7 +1,7 @@
 """`attnorm compare`: every network with every seed by one recipe, then what that shows and what it cost.
 
-A finished run leaves record.json and is not repeated; an unfinished one goes on from its own checkpoint. compare.json
-and report.html are written at the end, complete or not at all; the same command after an interruption goes on.
+compare.json and report.html are written at the end, complete or not at all; the same command after an interruption
+goes on.
 """
 
 import json
@@ -14,25 +14,24 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
-from attnorm.data import DetectionData, ImageData, make_loader
+from attnorm.data import DetectionData, ImageData
 from attnorm.detection.config import finds_masks
-from attnorm.errors import ConfigError, DataError, DivergedError, JobError
+from attnorm.errors import ConfigError, JobError
+from attnorm.evidence.ablation import describe_networks, expand, parse_ablation
+from attnorm.evidence.compare_cost import measure
+from attnorm.evidence.compare_runs import check_jobs, run_all
 from attnorm.evidence.config import CompareConfig, check_compare
-from attnorm.evidence.console import ComparisonProgress, print_result
-from attnorm.evidence.cost import count_detector_macs, count_macs, count_parameters
-from attnorm.evidence.plots import accuracies, learning_curves, save_png
+from attnorm.evidence.console import print_result
+from attnorm.evidence.curves import learning_curves
+from attnorm.evidence.notes import cautions, notes
+from attnorm.evidence.plots import accuracies, save_png
 from attnorm.evidence.report import render_report
-from attnorm.evidence.summary import Cost, cautions, notes, summarise
-from attnorm.evidence.timing import Batch, ClassifiedImages, ImagesWithObjects, time_networks
+from attnorm.evidence.summary import summarise
 from attnorm.files import write_json_atomic, write_text_atomic
-from attnorm.training.config import TrainConfig, plain, recorded, resolve, resume_differences
-from attnorm.training.loop import fit
+from attnorm.training.config import plain, recorded, resolve, resume_differences
 from attnorm.training.metric import BOX_AP, MASK_AP, TOP1, Metric
-from attnorm.training.output import read_record
-from attnorm.training.processes import Processes, choose_device
-from attnorm.training.task import make_task, read_data
+from attnorm.training.processes import Processes
+from attnorm.training.task import read_data
 
 FORMAT = "attnorm-compare"
 FORMAT_VERSION = 1
@@ -52,40 +51,44 @@ def compare(config: CompareConfig, *, command: str | None = None) -> dict[str, A
         ConfigError: the settings contradict each other, or the output folder holds a comparison with others.
         JobError: the data cannot be read, or not one run finished.
     """
+    asked = config
     check_compare(config)
-    models, seeds = config.model_names(), config.seed_numbers()
+    check_jobs(config)
+    # Under torchrun every process trains; the first one writes and prints.
+    is_first = Processes.from_environment().is_first
+    if config.ablate is not None:
+        networks = expand(config.model_names(), parse_ablation(config.ablate))
+        config = replace(config, models=",".join(network.name for network in networks), ablate=None)
+        if is_first and config.progress != "none":
+            print("\n".join(describe_networks(networks, len(config.seed_numbers()))), file=sys.stderr, flush=True)
+    models = config.model_names()
     # Once before any training, so that what is wrong with the data is said at once.
     read = read_data(config)
     data, metrics = _describe_data(read), _metrics(config)
-    # Under torchrun every process trains; the first one writes and prints.
-    is_first = Processes.from_environment().is_first
-    costs = _measure(config, read)
+    costs = measure(config, read)
     _check_settings(config, write=is_first)
 
     shown = config.progress if is_first else "none"
     start = time.monotonic()
-    runs: list[dict[str, Any]] = []
-    with ComparisonProgress(len(models) * len(seeds), config.epochs, shown) as progress:
-        # Seed by seed, so that an interrupted comparison holds whole pairs.
-        for seed in seeds:
-            runs += [_run(config.run_config(name, seed), metrics, progress) for name in models]
+    runs = run_all(config, metrics, shown)
     if all(run["record"] is None for run in runs):
         raise JobError(f"not one of {len(runs)} runs finished; the first: {runs[0]['why']}")
 
-    entries = summarise(models, runs, costs, data["test_images"], metrics)
+    entries = summarise(models, runs, costs.networks, data["test_images"], metrics)
     result = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(time.monotonic() - start, 1),
         "command": command or own_command(),
-        "config": recorded(config),
+        "config": recorded(asked),
         "data": data,
         "metric": metrics[0].name,
         "baseline": models[0],
         "models": entries,
+        "measured": costs.measured,
         "cautions": cautions(data, entries),
-        "notes": notes(data, entries, metrics),
+        "notes": notes(data, entries, metrics, costs.measured),
         "environment": _environment(runs),
         "runs": runs,
     }
@@ -117,48 +120,6 @@ def _describe_data(data: ImageData | DetectionData) -> dict[str, Any]:
     }
 
 
-def _measure(config: CompareConfig, data: ImageData | DetectionData) -> dict[str, Cost]:
-    """Builds each network as a run would (an unknown name stops here), counts it and times it beside the others."""
-    built: dict[str, nn.Module] = {}
-    macs: dict[str, int] = {}
-    for name in config.networks:
-        run = resolve(config.run_config(name, config.seed_numbers()[0]))
-        built[name] = make_task(run, data).network()
-        if isinstance(data, ImageData):
-            macs[name] = count_macs(built[name], (data.in_chans, data.image_size, data.image_size))
-        else:
-            assert data.val is not None
-            all_found = replace(run, detector=replace(run.detector, score_threshold=0.0))
-            macs[name] = count_detector_macs(make_task(all_found, data).network(), data.val[0][0])
-    counts = {name: count_parameters(model) for name, model in built.items()}
-    times = time_networks(
-        built,
-        _batch(config, data),
-        device=choose_device(config.device, Processes.from_environment()),
-        precision=config.precision,
-        channels_last=config.channels_last,
-    )
-    return {
-        name: {
-            "parameters": counts[name],
-            "macs": macs[name],
-            "train_ms_per_image": asdict(times[name]["train"]),
-            "eval_ms_per_image": asdict(times[name]["eval"]),
-        }
-        for name in config.networks
-    }
-
-
-def _batch(config: CompareConfig, data: ImageData | DetectionData) -> Batch:
-    """What the networks are timed on: random images, or for detectors the first ones of the training part."""
-    if isinstance(data, ImageData):
-        size = (data.in_chans, data.image_size, data.image_size)
-        return ClassifiedImages.random(config.batch, size, config.num_classes or len(data.classes))
-    assert data.train is not None
-    loader = make_loader(data.train, batch_size=min(config.batch, len(data.train)), train=True)
-    return ImagesWithObjects(*next(iter(loader)))
-
-
 def _check_settings(config: CompareConfig, *, write: bool) -> None:
     """Writes the settings of a new comparison; refuses to mix runs of different recipes in one folder."""
     path = Path(config.output) / "settings.json"
@@ -179,33 +140,6 @@ def _check_settings(config: CompareConfig, *, write: bool) -> None:
             )
     if write:
         write_json_atomic(path, plain(asdict(example)))
-
-
-def _run(config: TrainConfig, metrics: Sequence[Metric], progress: ComparisonProgress) -> dict[str, Any]:
-    """One run: its record if it is finished (`fit` with resume sees to that), else trained to its end."""
-    progress.start_run(config.model, config.seed)
-    trained = read_record(Path(config.output)) is None
-    record, why = None, None
-    values: dict[str, float | None] = {metric.name: None for metric in metrics}
-    try:
-        record = fit(config, quiet=True, on_epoch=progress.epoch_done)
-        values = {metric.name: metric.percent(record.metrics) for metric in metrics}
-        if None in values.values():
-            raise DataError("AP is not defined without objects in the evaluation part; compare on other data")
-    except DivergedError as error:
-        # A network that diverges under the shared recipe is a result, and the others can still be compared.
-        why = str(error)
-    judged = metrics[0]
-    outcome = f"{judged.label} {values[judged.name]:.2f}%" if record else f"failed: {why}"
-    progress.end_run(config.model, config.seed, outcome, trained=trained)
-    return {
-        "model": config.model,
-        "seed": config.seed,
-        "status": "done" if record else "failed",
-        "why": why,
-        **values,
-        "record": asdict(record) if record else None,
-    }
 
 
 def _environment(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -22,14 +22,21 @@ class CompareConfig(Recipe):
 
     Args:
         models: names of the networks, separated by commas; the first is the baseline that the others are compared
-            with. See `attnorm models`.
+            with. See `attnorm models`. Options may follow a name, such as resnet50:norm=an:gate=softmax.
+        ablate: an option with its values, such as num_components=2,5,10: each network is taken with each of them, and
+            stays as it is where it has nothing that the option is about. Several options are crossed, as in
+            num_components=2,5:gate=sigmoid,softmax. Others are norm, placement, logit_norm, head, statistic, init_gain.
         seeds: seeds, separated by commas. Three are the fewest that give an interval worth reading.
+        jobs: trainings at once, each in a process of its own with its share of the cores, or with one of the CUDA
+            devices in turn.
         output: folder for the runs, compare.json and report.html. The same command goes on where it was interrupted;
             more networks or seeds can be added later.
     """
 
     models: str
+    ablate: str | None = None
     seeds: str = "0,1,2"
+    jobs: int = field(default=1, metadata=FREE)
     output: str = field(metadata=FREE)
 
     def model_names(self) -> tuple[str, ...]:
@@ -80,6 +87,8 @@ def check_compare(config: CompareConfig) -> None:
     config.seed_numbers()
     if not config.output.strip():
         raise ConfigError("output must name a folder for the results; got an empty name")
+    if config.jobs < 1:
+        raise ConfigError(f"jobs must be at least 1, got {config.jobs}")
     check_recipe(config)
 
 

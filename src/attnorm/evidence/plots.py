@@ -1,7 +1,7 @@
-"""The two pictures of a comparison: how the runs went, and where they ended.
+"""Where the runs of a comparison ended, as a picture; and what its pictures have in common.
 
-Each comes as a figure that can be saved as PNG (white ground) or as SVG for a page, whose text and axes take the page's
-own text colour, so that it is readable on a light page, on a dark one and on paper.
+Each picture comes as a figure that can be saved as PNG (white ground) or as SVG for a page, whose text and axes take
+the page's own text colour, so that it is readable on a light page, on a dark one and on paper.
 """
 
 import html
@@ -14,10 +14,9 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from attnorm.evidence.statistics import describe
-from attnorm.evidence.summary import history, shown_metrics
+from attnorm.evidence.summary import comparisons, shown_metrics
 from attnorm.files import replacing
 
 # The palette of Okabe and Ito keeps apart for the colour-blind; these members of it are also visible on black and on
@@ -46,51 +45,24 @@ STYLE: Any = {
 }
 
 
-def learning_curves(result: Mapping[str, Any]) -> Figure:
-    """Accuracy or AP and training loss by epoch: a thin line per seed, a bold one for their mean."""
-    metric = shown_metrics(result)[0]
-    readings = (lambda epoch: metric.percent(epoch) or 0.0, lambda epoch: epoch["train_loss"])
-    with rc_context(STYLE):
-        figure = Figure(figsize=(9.5, 3.6), layout="constrained")
-        axes: Sequence[Axes] = figure.subplots(1, 2)
-        for axis, read in zip(axes, readings, strict=True):
-            for index, model in enumerate(result["models"]):
-                runs = [history(run) for run in result["runs"] if run["model"] == model["name"] and run["record"]]
-                curves = [([e["epoch"] for e in run], [read(e) for e in run]) for run in runs]
-                _draw_curves(axis, curves, model["name"], index)
-            axis.set_xlabel("epoch")
-            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes[0].set_title(f"{metric.title} on the evaluation part, %", loc="left", fontsize=10)
-        axes[1].set_title("Training loss", loc="left", fontsize=10)
-        axes[1].set_yscale("log")
-        _look_at_the_end(axes[0], [[readings[0](e) for e in history(run)] for run in result["runs"] if run["record"]])
-        axes[0].legend(loc="lower right", fontsize=9)
-        return figure
+def look(index: int) -> tuple[str, str, str]:
+    """Colour, line style and marker of a network; the baseline, 0, has the colour of the text to itself."""
+    others = COLOURS[1:]
+    colour = COLOURS[0] if index == 0 else others[(index - 1) % len(others)]
+    return colour, STYLES[index % len(STYLES)], MARKERS[index % len(MARKERS)]
 
 
-def _draw_curves(axis: Axes, curves: Sequence[tuple[list[float], list[float]]], name: str, index: int) -> None:
-    colour, style = COLOURS[index % len(COLOURS)], STYLES[index % len(STYLES)]
-    # A single epoch is a point, not a line.
-    marker = MARKERS[index % len(MARKERS)] if all(len(epochs) < 2 for epochs, _ in curves) else None
-    for epochs, values in curves:
-        axis.plot(epochs, values, style, color=colour, linewidth=0.8, alpha=0.45, marker=marker)
-    shared = min((len(epochs) for epochs, _ in curves), default=0)
-    if shared:
-        mean = [sum(values[k] for _, values in curves) / len(curves) for k in range(shared)]
-        axis.plot(curves[0][0][:shared], mean, style, color=colour, linewidth=2.2, marker=marker, label=name)
-
-
-def _look_at_the_end(axis: Axes, curves: Sequence[Sequence[float]]) -> None:
-    """Lets the steep start of the curves leave the picture, so that differences at their end can be seen."""
-    late = [value for curve in curves for value in curve[len(curve) // 2 :]]
-    if late:
-        low, high = min(late), max(late)
-        bottom = max(axis.get_ylim()[0], low - max(2.0, 1.5 * (high - low)))
-        axis.set_ylim(bottom, high + 0.06 * (high - bottom))
+def in_lines(name: str) -> str:
+    """A name with options for a picture: the options in a line of their own."""
+    network, _, options = name.partition(":")
+    return network + ("\n" + options.replace(":", ", ") if options else "")
 
 
 def accuracies(result: Mapping[str, Any]) -> Figure:
-    """Left: every run's accuracy or AP, with the mean and its 95% t interval. Right: differences to the baseline."""
+    """Left: every run's accuracy or AP, with the mean and its 95% t interval. Right: differences to the baseline.
+
+    Thin ends of a difference's interval reach as far as the one that is corrected for the number of comparisons.
+    """
     metric = shown_metrics(result)[0]
     models = [model for model in result["models"] if model["values"]]
     with rc_context(STYLE):
@@ -100,20 +72,23 @@ def accuracies(result: Mapping[str, Any]) -> Figure:
             _draw_accuracy(left, model, index)
             if model["difference"] is not None:
                 _draw_difference(right, model, index)
-        left.set_yticks(range(len(models)), [model["name"] for model in models])
+        left.set_yticks(range(len(models)), [in_lines(model["name"]) for model in models], fontsize=9)
         left.set_ylim(len(models) - 0.5, -0.5)
         left.set_title(f"{metric.title}, %: seeds, mean, 95% interval", loc="left", fontsize=10)
-        right.set_title(f"Difference to {result['baseline']}, points", loc="left", fontsize=10)
+        corrected = any(model.get("joint") for model in models)
+        thin = f"\nthick: 95% interval, thin: corrected for {comparisons(models)}" if corrected else ""
+        right.set_title(f"Difference to {result['baseline']}, points{thin}", loc="left", fontsize=10)
         right.axvline(0, color=TEXT_COLOUR, linewidth=1)
         for axis in (left, right):
             axis.grid(axis="y", visible=False)
             axis.tick_params(axis="y", length=0)
         _keep_intervals_from_hiding_the_dots(left, [value for model in models for value in model["values"]])
+        _keep_intervals_from_hiding_the_dots(right, [0.0, *(d for model in models for d in model["differences"])])
         return figure
 
 
 def _draw_accuracy(axis: Axes, model: Mapping[str, Any], index: int) -> None:
-    colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
+    colour, _, marker = look(index)
     values = model["values"]
     axis.plot(values, [index + 0.16] * len(values), marker, color=colour, alpha=0.6, markersize=5)
     sample = describe(values)
@@ -124,7 +99,9 @@ def _draw_accuracy(axis: Axes, model: Mapping[str, Any], index: int) -> None:
 
 def _draw_difference(axis: Axes, model: Mapping[str, Any], index: int) -> None:
     difference = model["difference"]
-    colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
+    colour, _, marker = look(index)
+    if model.get("joint") is not None:
+        axis.plot(model["joint"]["interval"], [index, index], "-", color=colour, linewidth=0.8)
     if difference["interval"] is not None:
         axis.plot(difference["interval"], [index, index], "-", color=colour, linewidth=2)
     axis.plot([difference["mean"]], [index], marker, color=colour, markersize=8)

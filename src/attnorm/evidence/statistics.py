@@ -8,6 +8,9 @@ Two sources of chance are kept apart:
 - *Training*: the same network trained with another seed ends elsewhere. Networks are compared seed by seed (the same
   seed gives both the same order of the data), and the paired differences d_1 .. d_n get Student's t interval
   mean(d) +- t(0.975, n - 1) * sd(d) / sqrt(n), with sd the sample standard deviation (divisor n - 1).
+  Where several networks are compared with one baseline, each interval misses the truth in one case of twenty, so that
+  some will. Bonferroni's correction widens them until all m hold at once with 95%: the quantile is that of
+  1 - 0.025 / m, whatever the differences have to do with each other (`joint_interval`).
 - *Test images*: all runs are measured on the same images, so the interval above does not contain this part. For one
   accuracy p on m images it is the binomial's, given as Wilson's interval. For a difference it depends on how many
   images only one of the two networks gets right (McNemar's test; `image_interval`); when fewer than `FEWEST_IMAGES`
@@ -16,7 +19,7 @@ Two sources of chance are kept apart:
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 # The exact two-sided sign test (McNemar) on b images that all speak for the same network has p = 2 * 0.5**b: below
 # 0.05 from b = 6 on.
@@ -97,6 +100,23 @@ def paired_difference(values: Sequence[float], baseline: Sequence[float]) -> Dif
     return Difference(n=len(values), mean=mean, sd=sd, interval=interval, why_no_interval=why)
 
 
+def joint_interval(difference: Difference, comparisons: int) -> tuple[float, float] | None:
+    """The interval of one of several differences, so wide that all of them hold at once with 95% (Bonferroni).
+
+    Args:
+        difference: to the baseline that the others are compared with too.
+        comparisons: number of those differences, this one included.
+
+    Returns:
+        None where the difference has no interval at all.
+    """
+    if difference.interval is None or difference.sd is None:
+        return None
+    quantile = t_quantile(difference.n - 1, 1 - 0.025 / comparisons)
+    half = quantile * difference.sd / math.sqrt(difference.n)
+    return difference.mean - half, difference.mean + half
+
+
 def wilson_interval(percent: float, images: int) -> tuple[float, float]:
     """Wilson's 95% interval, in percent, of one accuracy measured on `images` test images."""
     p = percent / 100
@@ -143,16 +163,36 @@ def conclusion(difference: Difference, images: int | None) -> str:
     return "ahead" if difference.mean > 0 else "behind"
 
 
-def verdict(name: str, baseline: str, difference: Difference, images: int | None) -> str:
-    """One plain sentence about `name` against `baseline`; `images` as in `conclusion`."""
+def verdict(
+    name: str,
+    baseline: str,
+    difference: Difference,
+    images: int | None,
+    comparisons: int = 1,
+) -> str:
+    """One plain sentence about `name` against `baseline`.
+
+    Args:
+        name: of a network.
+        baseline: of the one that it is compared with.
+        difference: of the two.
+        images: as in `conclusion`.
+        comparisons: as in `joint_interval`.
+    """
     start = f"{name} against {baseline}: {difference.mean:+.2f} points"
     if difference.interval is None:
         return f"{start}; no interval, as {difference.why_no_interval}: no difference shown."
     interval = "95% interval [{:+.2f}, {:+.2f}]".format(*difference.interval) + f" over {difference.n} seeds"
+    concluded = conclusion(difference, images)
     ending = {
         "not shown": "no difference shown",
         "too few images": f"the seeds agree, but {images or 0:,} test images are too few to tell so small a difference",
         "ahead": "ahead, for this data set and recipe",
         "behind": "behind, for this data set and recipe",
-    }[conclusion(difference, images)]
+    }[concluded]
+    joint = joint_interval(difference, comparisons) if comparisons > 1 and concluded in ("ahead", "behind") else None
+    if joint is not None:
+        holds = conclusion(replace(difference, interval=joint), images) == concluded
+        corrected = "corrected for {} comparisons [{:+.2f}, {:+.2f}]".format(comparisons, *joint)
+        ending += f"; {corrected}: {f'still {concluded}' if holds else 'no difference shown'}"
     return f"{start}, {interval}: {ending}."

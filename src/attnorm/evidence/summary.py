@@ -1,22 +1,23 @@
-"""From the runs of a comparison to its table: one entry per network, and the notes that a reader needs with it."""
+"""From the runs of a comparison to what they show: one entry per network, and the verdicts in sentences."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from attnorm.evidence.statistics import (
-    FEWEST_IMAGES,
+    Difference,
     conclusion,
     describe,
+    joint_interval,
     paired_difference,
-    smallest_tellable_difference,
     verdict,
-    wilson_interval,
 )
 from attnorm.training.metric import BOX_AP, MASK_AP, METRICS, TOP1, Metric
 
 Run = Mapping[str, Any]
-# "parameters", "macs", and the times as `attnorm.evidence.timing.Timing` in a dictionary.
+# "parameters"; "macs" and "elementwise" operations for one image; "train_ms_per_image" and "eval_ms_per_image", as
+# `attnorm.evidence.timing.Timing` in a dictionary; and from 0.2 on "..._ratio" to the baseline's, "..._peak_bytes",
+# "saved_bytes_per_image" and "..._energy".
 Cost = Mapping[str, Any]
 
 
@@ -43,7 +44,14 @@ def summarise(
         metrics: the one that networks are judged by, and others that are listed.
     """
     baseline = _values(runs, models[0], metrics[0])
-    return [_entry(name, models[0], baseline, runs, costs[name], test_images, metrics) for name in models]
+    entries = [_entry(name, models[0], baseline, runs, costs[name], metrics) for name in models]
+    counted = test_images if metrics[0] is TOP1 else None
+    return [_with_verdict(entry, models[0], counted, comparisons(entries)) for entry in entries]
+
+
+def comparisons(entries: Sequence[Mapping[str, Any]]) -> int:
+    """How many differences to the baseline have an interval."""
+    return sum(bool(entry["difference"] and entry["difference"]["interval"]) for entry in entries)
 
 
 def _entry(
@@ -52,12 +60,10 @@ def _entry(
     baseline: Mapping[int, float],
     runs: Sequence[Run],
     cost: Cost,
-    images: int,
     metrics: Sequence[Metric],
 ) -> dict[str, Any]:
     own = [run for run in runs if run["model"] == name]
     values = _values(runs, name, metrics[0])
-    counted = images if metrics[0] is TOP1 else None
     entry: dict[str, Any] = {
         "name": name,
         **cost,
@@ -68,21 +74,61 @@ def _entry(
         "paired_seeds": [],
         "differences": [],
         "difference": None,
-        "conclusion": None,
-        "verdict": None,
     }
     shared = [seed for seed in values if seed in baseline]
     if name != baseline_name and shared:
         ours, theirs = [values[seed] for seed in shared], [baseline[seed] for seed in shared]
-        difference = paired_difference(ours, theirs)
         entry["paired_seeds"] = shared
         entry["differences"] = [a - b for a, b in zip(ours, theirs, strict=True)]
-        entry["difference"] = asdict(difference)
-        entry["conclusion"] = conclusion(difference, counted)
-        entry["verdict"] = verdict(name, baseline_name, difference, counted)
-    elif name != baseline_name:
-        entry["verdict"] = f"{name} against {baseline_name}: no seed was finished by both, so nothing can be said."
+        entry["difference"] = asdict(paired_difference(ours, theirs))
     return entry
+
+
+def _with_verdict(entry: dict[str, Any], baseline: str, images: int | None, count: int) -> dict[str, Any]:
+    """The entry with what its difference shows, by itself and as one of so many."""
+    entry |= {"conclusion": None, "verdict": None, "joint": None}
+    name = entry["name"]
+    if entry["difference"] is not None:
+        difference = Difference(**entry["difference"])
+        entry["conclusion"] = conclusion(difference, images)
+        entry["verdict"] = verdict(name, baseline, difference, images, count)
+        joint = joint_interval(difference, count) if count > 1 else None
+        if joint is not None:
+            concluded = conclusion(replace(difference, interval=joint), images)
+            entry["joint"] = {"comparisons": count, "interval": joint, "conclusion": concluded}
+    elif name != baseline:
+        entry["verdict"] = f"{name} against {baseline}: no seed was finished by both, so nothing can be said."
+    return entry
+
+
+def headline(result: Mapping[str, Any]) -> str | None:
+    """The verdicts in a sentence, where there are several."""
+    judged = [entry for entry in result["models"] if entry["difference"] is not None]
+    if len(judged) < 2:
+        return None
+
+    def told(conclusions: Sequence[str | None]) -> str:
+        ahead, behind = conclusions.count("ahead"), conclusions.count("behind")
+        rest = len(conclusions) - ahead - behind
+        return f"{ahead} ahead, {behind} behind, {rest} without a difference shown"
+
+    start = f"{len(judged)} networks against {result['baseline']}, each by itself: "
+    line = start + told([entry["conclusion"] for entry in judged])
+    if any(entry.get("joint") for entry in judged):
+        joint = [entry["joint"]["conclusion"] if entry["joint"] else None for entry in judged]
+        line += f". Corrected for {comparisons(judged)} comparisons: {told(joint)}"
+    return line + "."
+
+
+def verdicts(result: Mapping[str, Any]) -> list[str]:
+    """The verdict on each network that has one."""
+    return [entry["verdict"] for entry in result["models"] if entry["verdict"]]
+
+
+def sentences(result: Mapping[str, Any]) -> list[str]:
+    """What the comparison shows, the shortest first, and what must stand beside it."""
+    first = headline(result)
+    return [*([first] if first else []), *verdicts(result), *result["cautions"]]
 
 
 def history(run: Run) -> list[dict[str, Any]]:
@@ -102,62 +148,3 @@ def describe_data(data: Mapping[str, Any]) -> str:
     """The data of a comparison in words."""
     size = f" of {data['image_size']}×{data['image_size']} pixels" if data["image_size"] is not None else ""
     return f"{data['name']}, {data['train_images']:,} training and {data['test_images']:,} evaluation images{size}"
-
-
-def notes(
-    data: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], metrics: Sequence[Metric] = (TOP1,)
-) -> list[str]:
-    """What a reader must know to read the table rightly, as plain sentences."""
-    images = data["test_images"]
-    what = "Accuracy" if metrics[0] is TOP1 else "AP"
-    lines = [
-        f"{what} is that of the last epoch: no epoch was picked by looking at the evaluation part.",
-        "The interval of a difference is Student's t over seeds: mean(d) ± t(0.975, n−1) · sd(d) / √n, d being the "
-        "differences of runs with the same seed. Intervals are 95% each, not jointly for several networks.",
-    ]
-    if metrics[0] is not TOP1:
-        return [*lines, *_detection_notes(images)]
-    means = [entry["top1"]["mean"] for entry in entries if entry["top1"]]
-    if means:
-        best = max(means)
-        low, high = wilson_interval(best, images)
-        lines.append(
-            f"All runs were measured on the same {images:,} images, whose choice the intervals do not contain: a "
-            f"single accuracy of {best:.2f}% on so many has a 95% interval of [{low:.2f}, {high:.2f}] (Wilson), and a "
-            f"difference below {smallest_tellable_difference(images):.2f} points, {FEWEST_IMAGES} images, cannot be "
-            "significant in one pair of runs (McNemar)."
-        )
-    return [
-        *lines,
-        "MACs: multiply-accumulates of convolutions and matrix products, for one image; normalisation, activation and "
-        "other elementwise operations are not counted.",
-        "Times are of one batch of random images, forward, loss and backward or forward alone, with the runs' batch "
-        "size, precision and memory format: medians of rounds in which the networks take turns, with half the distance "
-        "between their quartiles. Reading data and the optimizer are not in them.",
-    ]
-
-
-def _detection_notes(images: int) -> list[str]:
-    return [
-        "AP is COCO's, the mean over categories and over overlaps (intersection over union) from 0.5 to 0.95, in "
-        f"percent. All runs were measured on the same {images:,} images, whose choice the intervals do not contain.",
-        "MACs: multiply-accumulates of convolutions and matrix products for one image of the evaluation part with as "
-        "many detections as are allowed; resizing, normalisation, activation and suppression are not counted.",
-        "Times are of one batch of training images before any training, forward, losses and backward or detection "
-        "alone, with the runs' batch size, precision and memory format: medians of rounds in which the networks take "
-        "turns, with half the distance between their quartiles. Reading data and the optimizer are not in them.",
-    ]
-
-
-def cautions(data: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What must stand beside the verdicts themselves, lest they be misread."""
-    lines: list[str] = []
-    if data["name"] == "digits":
-        lines.append(
-            "The handwritten digits are nearly solved by BatchNorm: this comparison shows that the machinery works, "
-            "not which layer is better."
-        )
-    for entry in entries:
-        for failure in entry["failed"]:
-            lines.append(f"{entry['name']} with seed {failure['seed']} did not finish: {failure['why']}")
-    return lines
