@@ -32,11 +32,12 @@ VALUES = torch.tensor([[[0.1, 0.4]], [[0.9, 0.2]], [[0.5, -3.0]]], dtype=torch.f
 
 
 class Mixed(nn.Module):
-    """One AN layer that sees the images; one that is called twice; one that sees four inputs for each image."""
+    """AN that sees each image; is called twice; sees four inputs for each image; and sees the first batch only."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.whole, self.twice, self.parts = self.layer(), self.layer(), self.layer()
+        self.whole, self.twice, self.parts, self.some = self.layer(), self.layer(), self.layer(), self.layer()
+        self.calls = 0
 
     @staticmethod
     def layer() -> AttentiveBatchNorm2d:
@@ -48,6 +49,9 @@ class Mixed(nn.Module):
         self.whole(x)
         self.twice(self.twice(x))
         self.parts(x.repeat(4, 1, 1, 1))
+        self.calls += 1
+        if self.calls == 1:
+            self.some(x)
 
 
 class Constants:
@@ -88,7 +92,7 @@ def test_weights_known_by_hand(batch_size, no_pictures):
     found = summarise(seen.layers["whole"])
     assert seen.images == 20
     assert seen.per_class == [7, 7, 6]
-    assert list(seen.layers) == ["whole", "twice", "parts"]
+    assert list(seen.layers) == ["whole", "twice", "parts", "some"]
     assert [row["mean"] for row in found["per_component"]] == pytest.approx(weights.mean(0).tolist(), rel=1e-12)
     assert found["lambda_std_over_images"] == pytest.approx(weights.std(0, ddof=1).mean(), rel=1e-12)
     between = sum(
@@ -101,11 +105,14 @@ def test_weights_known_by_hand(batch_size, no_pictures):
         "whole": (True, 20),
         "twice": (False, 40),
         "parts": (False, 80),
+        "some": (batch_size == 20, batch_size),
     }
     assert summarise(seen.layers["parts"])["lambda_mean"] == pytest.approx(weights.mean(), rel=1e-12)
     # Of two of three classes, the first image each.
     assert [(e.position, e.label) for e in seen.examples] == [(0, 0), (1, 1)]
-    assert seen.examples[1].weights == {"whole": pytest.approx(weights[1].tolist(), rel=1e-12)}
+    own = seen.examples[1].weights
+    assert own["whole"] == pytest.approx(weights[1].tolist(), rel=1e-12)
+    assert own.keys() == {name for name, statistics in seen.layers.items() if statistics.per_image}
 
 
 def test_images_without_classes(no_pictures):
@@ -231,6 +238,7 @@ def test_the_report_has_every_layer_and_loads_nothing(made):
 
 def test_fewer_images_are_evenly_spread(checkpoint, tmp_path, capsys):
     flags = ["--max-images", "50", "--layers", "layer[12]*", "--images", "0"]
+    (tmp_path / "examples.png").write_bytes(b"of an earlier run")
     assert main(["inspect", "--checkpoint", str(checkpoint), "--output", str(tmp_path), *flags]) == 0
     result = json.loads((tmp_path / "inspect.json").read_text())
     data = load_data(DataConfig(dataset="digits"), ("val",)).val

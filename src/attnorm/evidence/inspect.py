@@ -107,7 +107,9 @@ class Seen:
                 self.examples.append(Example(position, label, _picture(image), own))
 
     def finish(self) -> None:
-        """Puts examples in the order of their classes, without the layers that turned out not to see images."""
+        """Puts examples in the order of their classes, without the layers that turned out not to see every image."""
+        for statistics in self.layers.values():
+            statistics.per_image &= statistics.samples == self.images
         self.examples.sort(key=lambda example: -1 if example.label is None else example.label)
         for example in self.examples:
             example.weights = {name: w for name, w in example.weights.items() if self.layers[name].per_image}

@@ -39,6 +39,8 @@ def write_result(result: Mapping[str, Any], pictures: Sequence[np.ndarray], fold
         Lines that say what lies where.
     """
     figures = draw(result, pictures)
+    for name in TITLES.keys() - figures.keys():
+        (folder / f"{name}.png").unlink(missing_ok=True)  # of an earlier run
     for name, figure in figures.items():
         save_png(figure, folder / f"{name}.png")
     write_text_atomic(folder / "report.html", render_report(result, figures))
