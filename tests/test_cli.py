@@ -13,7 +13,7 @@ from PIL import Image
 
 import attnorm
 from attnorm import cli
-from attnorm.cli import main
+from attnorm.cli import COMMANDS, main
 from attnorm.data.coco_config import DETECTION, CocoConfig
 from attnorm.detection.config import DetectorConfig
 from attnorm.errors import ConfigError
@@ -173,7 +173,7 @@ def test_recipes_are_accepted(path):
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        (["trian"], "the command must be one of models, train, eval, predict, convert, compare; got 'trian'"),
+        (["trian"], f"the command must be one of {', '.join(COMMANDS)}; got 'trian'"),
         (["train"], "required: model"),
         (["train", "--model", "m"], "required: output"),
         (["train", "--model", "m", "--output", "o", "--epoch", "3"], "unrecognized arguments: --epoch"),

@@ -101,6 +101,17 @@ def _convert(arguments: Sequence[str]) -> int:
     return DONE
 
 
+def _swap(arguments: Sequence[str]) -> int:
+    from attnorm.options import parse_settings
+    from attnorm.training.swap_config import SwapConfig
+
+    config = parse_settings(SwapConfig, arguments, command="attnorm swap")
+    from attnorm.training.swap import describe, swap
+
+    print("\n".join(describe(swap(config))))
+    return DONE
+
+
 def _compare(arguments: Sequence[str]) -> int:
     from attnorm.evidence.config import CompareConfig
     from attnorm.options import parse_settings
@@ -129,6 +140,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "eval": (_eval, "accuracy of a checkpoint on a data set; COCO's numbers of a detector or a results file"),
     "predict": (_predict, "classes of images, or objects in them, as JSON and as pictures"),
     "convert": (_convert, "a checkpoint that the authors of AN released, for the commands above; and back"),
+    "swap": (_swap, "AN in place of a trained network's norms, with equal outputs, to be fine-tuned"),
     "compare": (_compare, "train several networks with several seeds and show them side by side"),
     "inspect": (_inspect, "what the mixture weights of a network with AN do, by layer and by class"),
 }

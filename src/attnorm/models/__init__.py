@@ -15,6 +15,7 @@ from attnorm.layers.norm import AttentiveBatchNorm2d, AttentiveGroupNorm
 from attnorm.layers.norm_act import AttentiveBatchNormAct2d, AttentiveGroupNormAct
 from attnorm.models import aognet, densenet, mobilenetv2, resnet, resnet_cifar, resnet_small
 from attnorm.models.spec import apply_spec, parse_spec
+from attnorm.models.torchvision_networks import create_torchvision, is_torchvision
 
 __all__ = ["create_model", "model_names"]
 
@@ -31,16 +32,20 @@ def model_names() -> list[str]:
 
 
 def create_model(name: str, **kwargs: Any) -> nn.Module:
-    """Build a network by name: this package's or any of timm's.
+    """Build a network by name: this package's, any of timm's, or torchvision's.
 
     Args:
-        name: As in `timm.create_model`; options may follow, see :mod:`attnorm.models.spec`.
+        name: As in `timm.create_model`, or as "torchvision:resnet50"; options may follow, see
+            :mod:`attnorm.models.spec`.
         **kwargs: `num_classes`, `in_chans`, `drop_path_rate`, ... of `timm.create_model`.
 
     Raises:
         ConfigError: For an unknown name; near ones are named. For options that do not fit the network.
     """
     spec = parse_spec(name)
+    if is_torchvision(spec.name):
+        model = create_torchvision(spec.name, **kwargs)
+        return apply_spec(model, spec, pretrained=kwargs.get("pretrained", False))
     # timm's own prefixes, such as "hf-hub:", name places rather than registered networks.
     if ":" not in spec.name and not timm.is_model(spec.name):
         near = difflib.get_close_matches(spec.name, timm.list_models(), 3)

@@ -21,6 +21,7 @@ from attnorm.models.released.archives import open_archive
 from attnorm.models.released.recognise import detector_parts
 from attnorm.models.released.structure import find_weights
 from attnorm.models.spec import parse_spec
+from attnorm.models.torchvision_networks import is_torchvision
 
 BODY = "backbone.body."  # where a detector of this package has its backbone's network
 # What may stand in front of a network's names, in either of the two state dicts.
@@ -98,31 +99,36 @@ def take_weights(model: nn.Module, source: str | Path | Mapping[str, Tensor], *,
 
 
 def pretrained_weights(name: str, in_chans: int = 3, **options: Any) -> dict[str, Tensor]:
-    """The weights that timm publishes of a network, fetched or from timm's cache.
+    """The weights of :func:`pretrained_network`."""
+    return pretrained_network(name, in_chans=in_chans, **options).state_dict()
+
+
+def pretrained_network(name: str, **options: Any) -> nn.Module:
+    """A network with the weights that timm or torchvision publishes of it, fetched or from the library's cache.
 
     Args:
         name: The network, or one of its sets of weights, such as "resnet50.a1_in1k".
-        in_chans: Image channels; timm adapts the first convolution.
-        **options: Further arguments of the network.
+        **options: Arguments of the network, such as `in_chans`, for which timm adapts the first convolution.
 
     Raises:
-        ConfigError: If timm has none.
+        ConfigError: If there are none.
         JobError: If they cannot be fetched.
     """
     registered = parse_spec(name).name
-    if ":" not in registered and not timm.is_model_pretrained(registered):
+    if timm.is_model(registered) and not timm.is_model_pretrained(registered):
         raise ConfigError(
             f"pretrained needs weights that timm publishes; it has none of {name}: give a checkpoint file"
         )
     try:
-        return create_model(name, pretrained=True, in_chans=in_chans, **options).state_dict()
+        return create_model(name, pretrained=True, **options)
     except ConfigError:
         raise
     except Exception as error:  # which one, depends on the library that downloads
         cause = (str(error).splitlines() or [""])[0]
         raise JobError(
-            f"the weights of {name} must be in timm's cache or on the network, and could not be fetched "
-            f"({type(error).__name__}: {cause}): go online once, or give a checkpoint file"
+            f"the weights of {name} must be in {'torchvision' if is_torchvision(registered) else 'timm'}'s cache or on "
+            f"the network, and could not be fetched ({type(error).__name__}: {cause}): go online once, or give a "
+            "checkpoint file"
         ) from error
 
 
