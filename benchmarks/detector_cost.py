@@ -5,20 +5,27 @@
 A whole training step (forward, losses, backward, SGD) and an evaluation, as in benchmarks/network_cost.py, on random
 images with the same random objects. Nothing is frozen and batch statistics are used; a further training row has the
 authors' way of fine-tuning: the first stage frozen, running statistics everywhere. torchvision's detector stands in the
-rows for which it can be built alike. Writes benchmarks/results/detector_cost.json.
+rows for which it can be built alike.
+
+What a detector has to do depends on what it proposes, so all of them have the same weights: torchvision's, AN being
+swapped in such that it computes what BatchNorm did. That they then give the same losses, or the same detections, is
+checked before anything is timed. Writes benchmarks/results/detector_cost.json.
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection import maskrcnn_resnet50_fpn
 
-from attnorm.detection import create_detector
+from attnorm import replace_norm
+from attnorm.detection import create_detector, from_torchvision
 from attnorm.evidence.cost import count_parameters
 from attnorm.evidence.interleaved import Interleaved, Step, timing_dict
+from attnorm.models import create_model
+from attnorm.models.transfer import BODY
 from benchmarks.contenders import LAYOUTS
 from benchmarks.network_cost import HALF_WIDTH, summary
 from benchmarks.record import Record, options_of, parser
@@ -34,27 +41,82 @@ FINE_TUNING: dict[str, Any] = {"frozen_stages": 1, "norm_policy": "eval"}
 Batch = tuple[list[Tensor], list[dict[str, Tensor]]]
 
 
-def detectors(kind: str, layout: str, side: int) -> dict[str, nn.Module]:
-    """The contenders of a row, of random weights: ours, and torchvision's where it can be the same."""
+def detectors(kind: str, layout: str, data: Batch) -> dict[str, nn.Module]:
+    """The contenders of a row, of the same random weights: ours, and torchvision's where it can be the same.
+
+    Args:
+        kind: "train", "fine_tune" or "eval".
+        layout: Of the weights.
+        data: Square images, of which the running statistics are, and targets.
+    """
+    side = data[0][0].shape[-1]
     sizes = {"min_size": side, "max_size": side}
     options = {"train": {}, "fine_tune": FINE_TUNING, "eval": {"score_threshold": EVAL["score_threshold"]}}[kind]
     classes = EVAL["num_classes"] if kind == "eval" else CLASSES
-    made: dict[str, nn.Module] = {}
-    for name in (BN, AN):
-        torch.manual_seed(0)
-        made[name] = create_detector(name, classes, **sizes, **options)
+    torch.manual_seed(0)
+    theirs = maskrcnn_resnet50_fpn(
+        weights=None,
+        weights_backbone=None,
+        num_classes=classes,
+        **sizes,
+        **({"box_score_thresh": EVAL["score_threshold"]} if kind == "eval" else {}),
+    )
+    _measure_statistics(theirs, data[0])
+    made: dict[str, nn.Module] = {BN: create_detector(BN, classes, **sizes, **options)}
+    made[BN].load_state_dict(from_torchvision(theirs.state_dict()))
+    made[AN] = create_detector(AN, classes, **sizes, **options)
+    made[AN].load_state_dict(_swapped(made[BN].state_dict()))
     if kind != "fine_tune":
-        torch.manual_seed(0)
-        made[TORCHVISION] = maskrcnn_resnet50_fpn(
-            weights=None,
-            weights_backbone=None,
-            num_classes=classes,
-            trainable_backbone_layers=5,
-            **sizes,
-            **({"box_score_thresh": EVAL["score_threshold"]} if kind == "eval" else {}),
-        )
+        made[TORCHVISION] = theirs
     form = torch.channels_last if layout == "channels_last" else torch.contiguous_format
     return {name: model.to(memory_format=form).train(kind != "eval") for name, model in made.items()}  # pyright: ignore
+
+
+@torch.no_grad()
+def _measure_statistics(detector: nn.Module, images: list[Tensor]) -> None:
+    """Give a detector of random weights the running statistics of the images, without which activations explode."""
+    body: Any = detector.get_submodule("backbone.body")
+    norms = [module for module in body.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = 1.0
+    body.train()(torch.stack(images))
+    for norm in norms:
+        norm.momentum = 0.1
+
+
+def _swapped(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A detector's weights with AN, of the same function, in its ResNet-50."""
+    network = create_model("resnet50", num_classes=0)
+    network.load_state_dict({k.removeprefix(BODY): value for k, value in weights.items() if k.startswith(BODY)})
+    replace_norm(network, preserve_function=True)
+    others = {key: value for key, value in weights.items() if not key.startswith(BODY)}
+    return {**{f"{BODY}{key}": value for key, value in network.state_dict().items()}, **others}
+
+
+def check(models: Mapping[str, nn.Module], data: Batch) -> None:
+    """Refuse to time detectors that do not do the same.
+
+    Raises:
+        RuntimeError: Their losses, or the numbers and scores of their detections, differ by more than rounding makes.
+    """
+    answers = {name: _answer(model, data) for name, model in models.items()}
+    first, *others = answers
+    for name in others:
+        if answers[name].shape != answers[first].shape or not answers[name].allclose(answers[first], rtol=1e-2):
+            raise RuntimeError(f"{name} and {first} must give the same; got {answers[name]} and {answers[first]}")
+
+
+@torch.no_grad()
+def _answer(model: nn.Module, data: Batch) -> Tensor:
+    """The losses in training, or the scores of what is found."""
+    kept = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    torch.manual_seed(2)
+    found: Any = model(*data) if model.training else model(data[0])
+    for name, buffer in model.named_buffers():  # those of the batch norms
+        buffer.copy_(kept[name])
+    if model.training:
+        return torch.stack([found[name] for name in sorted(found)])
+    return torch.cat([detection["scores"] for detection in found])
 
 
 def batch(size: int, side: int) -> Batch:
@@ -110,7 +172,9 @@ def eval_step(model: nn.Module, images: list[Tensor]) -> Step:
 
 def measure(kind: str, layout: str, size: int, side: int, time_limit_s: float) -> dict[str, Any]:
     """One row: kind "train", "fine_tune" or "eval"."""
-    models, data = detectors(kind, layout, side), batch(size, side)
+    data = batch(size, side)
+    models = detectors(kind, layout, data)
+    check(models, data)
     mode = "eval" if kind == "eval" else "train"
     steps = {n: eval_step(m, data[0]) if mode == "eval" else train_step(m, data) for n, m in models.items()}
     pairs = {f"an_bn_{kind}": (AN, BN)}
