@@ -28,6 +28,11 @@ class Predictor(Protocol):
     ending: str
     model: str
 
+    @property
+    def results(self) -> list[dict[str, Any]] | None:
+        """Of a detector all objects so far, as COCO's result files have them; else None."""
+        ...
+
     def read(self, path: Path) -> Any:
         """The image; raises what reading a damaged one raises."""
         ...
@@ -53,7 +58,7 @@ def predict(config: PredictConfig) -> dict[str, Any]:
         The content of predictions.json: checkpoint, model, `predictions` (image, picture, and `top` with label,
         class index and probability, the best first) and `unreadable`, the names of images that could not be read. Of a
         detector, `predictions` has image, picture, image_id, height, width and the number of `objects`; besides there
-        are score_threshold, `categories` (id, name) and `results`: the objects as entries of COCO's result files.
+        are score_threshold and `categories` (id, name), and the objects are in results.json, a results file of COCO.
 
     Raises:
         CheckpointError: the checkpoint cannot be used.
@@ -85,6 +90,8 @@ def predict(config: PredictConfig) -> dict[str, Any]:
         "unreadable": unreadable,
         **predictor.summary(),
     }
+    if predictor.results is not None:
+        write_json_atomic(output / "results.json", predictor.results)
     write_json_atomic(output / "predictions.json", result)
     return result
 
@@ -105,6 +112,7 @@ class ClassPredictor:
     """See `Predictor`: the most likely classes."""
 
     ending = f"top{TOP}"
+    results: list[dict[str, Any]] | None = None
 
     def __init__(self, model: nn.Module, meta: CheckpointMeta) -> None:
         self.network, self.meta = model, meta

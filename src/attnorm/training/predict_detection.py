@@ -52,10 +52,10 @@ class DetectionPredictor:
         entries = coco_results(detection, self.images, tuple(self.names), paste)
         with replacing(picture) as temporary:
             draw_detections(image, entries, self.names).save(temporary, format="png")
-        self.results += entries
+        self.results.extend(entries)
         return {"image_id": self.images, "height": image.height, "width": image.width, "objects": len(entries)}
 
     def summary(self) -> dict[str, Any]:
-        """`categories`, and `results` as COCO's result files have them."""
+        """The threshold, and `categories`."""
         categories = [{"id": number, "name": name} for number, name in self.names.items()]
-        return {"score_threshold": self.threshold, "categories": categories, "results": self.results}
+        return {"score_threshold": self.threshold, "categories": categories}
