@@ -235,7 +235,7 @@ def table(record: Mapping[str, Any], name: str) -> str:
     lines: list[list[str]] = []
     for model, numbers in step["networks"].items():
         aps = [f"{100 * numbers[key]:.1f}" for key in keys]
-        trainable, backbone = f"{numbers['params'] / 1e6:.2f}", f"{numbers['backbone']['top1']:.1f}"
+        trainable, backbone = f"{numbers['params'] / 1e6:.2f}", _percent(numbers["backbone"]["top1"])
         lines.append([model, *aps, str(numbers["epochs"]), trainable, backbone])
     headings = ["detector", *(key.replace("_", " ") for key in keys), "epochs", "trainable, M", "backbone's top-1, %"]
     text = results_table.markdown_table(headings, lines)
@@ -246,6 +246,10 @@ def table(record: Mapping[str, Any], name: str) -> str:
             f"{found['images']} images [{low:+.1f}, {high:+.1f}] (bootstrap, {found['resamples']} resamples).\n"
         )
     return text
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f}"
 
 
 def renew(record: Mapping[str, Any], root: Path = ROOT) -> None:

@@ -52,6 +52,16 @@ def test_ground_truth_is_the_file_without_what_cannot_be_used(tmp_path):
     assert only["annotations"] == [{**plain, "id": 1}]
 
 
+def test_images_of_one_file_are_counted(tmp_path):
+    """Two ids for one picture are its right, such as two annotators', but may be an accident."""
+    truth = content([annotation(1, 1), annotation(2, 2)])
+    root = write(tmp_path, truth)
+    path = root / "annotations" / "instances_train2017.json"
+    truth["images"][1]["file_name"] = truth["images"][0]["file_name"]
+    path.write_text(json.dumps(truth))
+    assert "coco train: 1 images have the file of another image" in load_detection(config(root)).notes
+
+
 def test_boxes_that_reach_beyond_the_image_are_cut(tmp_path):
     boxes = [[-0.5, 0, 10, 5], [15, 10, 5.9, 6], [-4, -4, 30, 30], [0, 0, 20, 16]]
     data = load_detection(config(write(tmp_path, content([annotation(i, 1, bbox=b) for i, b in enumerate(boxes, 1)]))))
@@ -141,6 +151,8 @@ BAD_ANNOTATIONS = [
     ({"segmentation": [[1, 2, 3, 4]]}, "polygons with fewer than 6 numbers or an odd number of them"),
     ({"segmentation": {"size": [20, 16], "counts": [320]}}, "RLEs of another size than the image"),
     ({"segmentation": {"size": [16, 20], "counts": [319]}}, "RLEs whose runs do not make up the image"),
+    ({"segmentation": {"size": [16, 20], "counts": [320]}}, "RLEs without a pixel of the object"),
+    ({"segmentation": {"size": [16, 20], "counts": [20, 0, 300]}}, "RLEs without a pixel of the object"),
     ({"id": 1}, "annotations with the id of another"),
 ]
 
@@ -302,7 +314,7 @@ def test_files_that_are_named(tmp_path):
     data = load_detection(config(tmp_path, **names))
     assert data.val[1][0][0, 0, 0] == 20
     for name in names:
-        with pytest.raises(DataError, match=rf"coco\.{name} must name a .* within .*; there is no nothing"):
+        with pytest.raises(DataError, match=rf"coco\.{name} must name a .*, seen from .*; there is no nothing"):
             load_detection(config(tmp_path, **{**names, name: "nothing"}))
 
 

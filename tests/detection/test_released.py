@@ -154,6 +154,7 @@ def test_a_whole_detector_of_the_second_release(tmp_path, name):
     detector = attnorm.load_released(path)
     assert isinstance(detector, Detector)
     assert detector.config.conventions == "modern"
+    assert detector.config.box_beta == 0.0  # its box loss is the absolute error
     ours = {key.removeprefix("roi_heads."): value for key, value in detector.state_dict().items()}
     logits = theirs["roi_head.bbox_head.fc_cls.weight"]
     assert torch.equal(ours["stages.0.predictor.cls_score.weight"][0], logits[80])

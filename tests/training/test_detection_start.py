@@ -5,12 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from attnorm.data.coco_config import CocoConfig
 from attnorm.data.shapes import MEAN, STD
 from attnorm.detection.config import DetectorConfig
 from attnorm.detection.create import create_detector
 from attnorm.errors import ConfigError
 from attnorm.training.checkpoint import load_checkpoint
-from attnorm.training.checks import check_batch
+from attnorm.training.checks import check_batch, check_recipe
 from attnorm.training.config import TrainConfig
 from attnorm.training.task import make_task
 from tests.data.coco_sets import annotation, content, write
@@ -38,6 +39,32 @@ def test_objects_that_conventions_leave_out_are_counted(tmp_path, scheme, left_o
         "(detector.conventions v1)"
     ] * (left_out > 0)
     assert task.facts()["notes"] == list(task.notes)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"dataset": "shapes", "data_dir": "/nowhere"}, "data_dir does nothing for dataset shapes"),
+        (
+            {"dataset": "shapes", "coco": CocoConfig(val_images="x")},
+            r"coco\.val_images does nothing for dataset shapes",
+        ),
+        ({"dataset": "coco", "coco": CocoConfig(augment="lsj")}, "squares of 1024 pixels, which detector.min_size 800"),
+        (
+            {"dataset": "coco", "coco": CocoConfig(augment="lsj"), "detector": DetectorConfig(min_size=(800, 1024))},
+            "give detector.min_size and max_size 1024",
+        ),
+    ],
+)
+def test_settings_that_would_do_nothing_or_be_undone(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        check_recipe(TrainConfig(model="mask_rcnn_resnet18_fpn", output="x", **settings))
+
+
+def test_large_scale_jitter_of_the_detectors_size():
+    detector = DetectorConfig(min_size=256, max_size=256)
+    coco = CocoConfig(augment="lsj", jitter_size=256)
+    check_recipe(TrainConfig(model="mask_rcnn_resnet18_fpn", dataset="coco", output="x", coco=coco, detector=detector))
 
 
 @pytest.mark.parametrize("policy", ["train", "sync", "eval", "frozen"])

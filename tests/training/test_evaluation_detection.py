@@ -148,6 +148,10 @@ def test_settings_that_contradict_each_other(settings, message):
         ({"dataset": "coco", "image_size": 64}, "image_size is for shapes"),
         ({"dataset": "digits"}, "a detector needs boxes"),
         ({"batch_size": 2}, "batch_size does nothing for mask_rcnn_resnet10t_fpn"),
+        ({"val_split": "train"}, "val_split is for classification, and mask_rcnn_resnet10t_fpn detects"),
+        ({"dataset": "shapes", "data_dir": "/nowhere"}, "data_dir does nothing for dataset shapes"),
+        ({"dataset": "shapes", "annotations": "a.json"}, "annotations does nothing for dataset shapes"),
+        ({"dataset": "shapes", "images": "x"}, "images does nothing for dataset shapes"),
     ],
 )
 def test_settings_that_mean_nothing_for_a_detector(checkpoint, settings, message):

@@ -13,15 +13,15 @@ class CocoConfig:
     """Where a COCO-format data set keeps its files, and what training does to its images.
 
     Attributes:
-        train_annotations: JSON file of the training part, within data_dir; found by name when not given
+        train_annotations: JSON file of the training part, seen from data_dir; found by name when not given
             (annotations/instances_train2017.json, instances_train.json, ...).
         val_annotations: the same of the evaluation part.
-        train_images: folder of the training images, within data_dir; found when not given (train2017,
+        train_images: folder of the training images, seen from data_dir; found when not given (train2017,
             images/train, ...).
         val_images: the same of the evaluation part.
         augment: flip (left-right, half of the images), none, or lsj (large-scale jitter: flip, the image scaled by 0.1
             to 2 and cut or padded to jitter_size).
-        jitter_size: side in pixels of the square that lsj makes.
+        jitter_size: side in pixels of the square that lsj makes; detector.min_size and max_size must be the same.
         aspect_grouping: batches of images that are all wider than high, or all higher than wide; less padding.
         empty_images: train on images without annotations (keep) or leave them out (skip).
         bad_annotations: refuse a data set with unusable annotations (a box outside the image, without area or not

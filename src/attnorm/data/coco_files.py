@@ -26,7 +26,7 @@ def annotation_file(config: DataConfig, part: str) -> Path:
     if given is not None:
         if (root / given).is_file():
             return root / given
-        raise DataError(f"coco.{part}_annotations must name a file within {root}; there is no {given}")
+        raise DataError(f"coco.{part}_annotations must name a file, seen from {root}; there is no {given}")
     names = [
         name
         for base in PARTS[part]
@@ -59,7 +59,7 @@ def image_folder(config: DataConfig, part: str, annotations: Path, first: str) -
     if given is not None:
         if (root / given).is_dir():
             return root / given
-        raise DataError(f"coco.{part}_images must name a folder within {root}; there is no {given}")
+        raise DataError(f"coco.{part}_images must name a folder, seen from {root}; there is no {given}")
     title = annotations.stem.removeprefix("instances_")
     bare = title.removesuffix("2017").removesuffix("2014")
     named = [root / name for name in dict.fromkeys((title, f"images/{title}", bare, f"images/{bare}"))]

@@ -112,6 +112,9 @@ class CocoReader:
                 self.broken.add("images with the id of another", str(id))
             else:
                 images[id] = {"id": id, "file_name": name, "size": (height, width)}
+        again = len(images) - len({entry["file_name"] for entry in images.values()})
+        if again:
+            self.notes.append(f"{self.title}: {again} images have the file of another image")
         return list(images.values())
 
     def _read_rows(self, masks: bool) -> list[_Row]:

@@ -26,8 +26,8 @@ from attnorm.models.transfer import take_weights
 _HEADS = "roi_head."  # in front of the box and the mask head in the second release
 _PART_NAMES = dict(zip(PARTS, ("FPN", "proposal network", "box heads", "mask heads"), strict=True))
 _GEOMETRY = (
-    "it was trained with aligned RoIAlign and adaptive sampling, where these detectors have torchvision's: expect "
-    "detections near the authors', not the same"
+    "it was trained with aligned RoIAlign and adaptive sampling, other rounding of anchors and image sizes and another "
+    "way to paste masks than torchvision's, which these detectors have: expect detections near the authors', not the same"
 )
 
 
@@ -169,9 +169,15 @@ def _read(archive: Archive, found: Found, network: Released, dtype: torch.dtype)
 
 
 def _config(settings: Mapping[str, Any], scheme: DetectorScheme) -> DetectorConfig:
-    # As the authors trained them; only fine-tuning asks for the last two.
-    geometry = "modern" if scheme == "ivmcl-release" else "v1"
-    return DetectorConfig(conventions=geometry, frozen_stages=1, norm_policy="eval", **settings)
+    # As the authors trained them; only fine-tuning asks for the loss, the stages and the policy.
+    second = scheme == "ivmcl-release"
+    return DetectorConfig(
+        conventions="modern" if second else "v1",
+        box_beta=0.0 if second else None,  # the absolute error
+        frozen_stages=1,
+        norm_policy="eval",
+        **settings,
+    )
 
 
 def _counts(keys: Mapping[str, object]) -> dict[str, int]:

@@ -186,10 +186,7 @@ def _check_task(config: Recipe) -> None:
         raise ConfigError(
             f"{detectors[0]} is a detector and needs dataset {' or '.join(DETECTION)}; got dataset {config.dataset}"
         )
-    if config.dataset == "coco" and config.image_size is not None:
-        raise ConfigError(
-            f"image_size is not for dataset coco: use detector.min_size and max_size; got {config.image_size}"
-        )
+    _check_detection_data(config)
     for item in fields(Recipe):
         default = None if item.default is MISSING else item.default
         if item.name in CLASSIFICATION_ONLY and getattr(config, item.name) != default:
@@ -197,6 +194,26 @@ def _check_task(config: Recipe) -> None:
                 f"{item.name} is not for detectors ({CLASSIFICATION_ONLY[item.name]}); "
                 f"got {getattr(config, item.name)} with {detectors[0]}"
             )
+
+
+def _check_detection_data(config: Recipe) -> None:
+    """Refuses settings of the data that would do nothing, or be undone."""
+    coco, detector = config.coco, config.detector
+    if config.dataset == "coco" and config.image_size is not None:
+        raise ConfigError(
+            f"image_size is not for dataset coco: use detector.min_size and max_size; got {config.image_size}"
+        )
+    files = ("train_annotations", "val_annotations", "train_images", "val_images")
+    given = [f"coco.{name}" for name in files if getattr(coco, name) is not None]
+    given += ["data_dir"] if config.data_dir is not None else []
+    if config.dataset == "shapes" and given:
+        raise ConfigError(f"{given[0]} does nothing for dataset shapes, which is drawn; use dataset coco for your own")
+    side = coco.jitter_size
+    if coco.augment == "lsj" and (detector.min_sizes != (side,) or detector.max_size < side):
+        raise ConfigError(
+            f"coco.augment lsj makes squares of {side} pixels, which detector.min_size {detector.min_size} and "
+            f"max_size {detector.max_size} would resize again: give detector.min_size and max_size {side}"
+        )
 
 
 def _check_classification(config: Recipe, network: str) -> None:

@@ -13,7 +13,7 @@ from attnorm.detection.average_precision import METRICS, Backend, average_precis
 from attnorm.detection.coco_entries import Entry
 from attnorm.detection.detector import Detector
 from attnorm.detection.results import Paste, coco_results
-from attnorm.errors import DataError
+from attnorm.errors import DataError, JobError
 from attnorm.files import write_json_atomic
 from attnorm.training.evaluation import autocast, share_buffers
 
@@ -98,14 +98,19 @@ def evaluate_detector(
     finally:
         detector.train(was_training)
     entries = tally.gather()
-    numbers: list[Any] = [None]
+    outcome: list[Any] = [None]
     if not dist.is_initialized() or dist.get_rank() == 0:
-        if save_predictions is not None:
-            write_json_atomic(save_predictions, [entry for some in entries.values() for entry in some])
-        numbers = [_numbers(entries, ground_truth, masks, backend)]
+        try:
+            if save_predictions is not None:
+                write_json_atomic(save_predictions, [entry for some in entries.values() for entry in some])
+            outcome = [_numbers(entries, ground_truth, masks, backend)]
+        except (OSError, JobError) as error:  # the others wait for an answer
+            outcome = [error]
     if dist.is_initialized():
-        dist.broadcast_object_list(numbers, src=0)
-    return numbers[0]
+        dist.broadcast_object_list(outcome, src=0)
+    if isinstance(outcome[0], Exception):
+        raise outcome[0]
+    return outcome[0]
 
 
 def _numbers(

@@ -44,14 +44,10 @@ def evaluate_detector_checkpoint(
     """
     if len(config.datasets) > 1:
         raise ConfigError(f"a detector is measured on one data set at a time; got dataset {config.dataset}")
-    if config.image_size is not None and (config.dataset or meta.dataset) != "shapes":
-        raise ConfigError(
-            f"image_size is for shapes and for classification: {meta.model} resizes by its own min_size; leave it out"
-        )
+    _check_data(config, config.dataset or meta.dataset, meta.model)
     settings = DataConfig(
         dataset=config.dataset or meta.dataset,
         data_dir=config.data_dir,
-        val_split=config.val_split,
         image_size=config.image_size,
         max_bad_images=config.max_bad_images,
         coco=CocoConfig(val_annotations=config.annotations, val_images=config.images),
@@ -81,6 +77,23 @@ def evaluate_detector_checkpoint(
     if config.json is not None and processes.is_first:
         write_json_atomic(config.json, result)
     return result
+
+
+def _check_data(config: EvalConfig, dataset: str, model: str) -> None:
+    """Refuses settings of the data that would do nothing."""
+    if config.val_split is not None:
+        raise ConfigError(f"val_split is for classification, and {model} detects: name the part by annotations")
+    if dataset != "shapes":
+        if config.image_size is not None:
+            raise ConfigError(
+                f"image_size is for shapes and for classification: {model} resizes by its own min_size; leave it out"
+            )
+        return
+    for name in ("data_dir", "annotations", "images"):
+        if getattr(config, name) is not None:
+            raise ConfigError(
+                f"{name} does nothing for dataset shapes, which is drawn; to measure other data add --dataset coco"
+            )
 
 
 def evaluate_predictions(config: EvalConfig) -> dict[str, Any]:

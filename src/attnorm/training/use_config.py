@@ -80,9 +80,9 @@ class EvalConfig:
         crop_pct: part of the image that the centre crop keeps; the checkpoint's when not given.
         interpolation: how images are resized; the checkpoint's when not given.
         max_bad_images: unreadable images that are named and skipped before the job stops.
-        annotations: the ground truth in COCO's JSON; of a detector's checkpoint the file within data_dir, found by name
-            when not given.
-        images: of a detector's checkpoint, the folder of the images within data_dir; found when not given.
+        annotations: the ground truth in COCO's JSON; of a detector's checkpoint the file seen from data_dir, found by
+            name when not given.
+        images: of a detector's checkpoint, the folder of the images seen from data_dir; found when not given.
         predictions: COCO's JSON of results that are measured in place of a checkpoint.
         iou_type: of predictions, whether boxes (bbox) or masks (segm) are compared; bbox when not given.
         backend: library that computes COCO's numbers; both give the same.
@@ -174,7 +174,7 @@ class PredictConfig:
     Args:
         checkpoint: .safetensors file that `attnorm train` or `attnorm convert` wrote.
         input: an image, or a folder whose images are taken, with those of its subfolders.
-        output: folder for predictions.json and one picture per image.
+        output: folder for predictions.json, one picture per image and, of a detector, results.json for COCO's tools.
         score_threshold: of a detector, objects of at most this score are left out; 0.5 when not given.
         device: auto takes a CUDA device where there is one.
     """
