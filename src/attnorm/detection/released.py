@@ -27,7 +27,7 @@ _HEADS = "roi_head."  # in front of the box and the mask head in the second rele
 _PART_NAMES = dict(zip(PARTS, ("FPN", "proposal network", "box heads", "mask heads"), strict=True))
 _GEOMETRY = (
     "it was trained with aligned RoIAlign and adaptive sampling, other rounding of anchors and image sizes and another "
-    "way to paste masks than torchvision's, which these detectors have: expect detections near the authors', not the same"
+    "way to paste masks; these detectors have torchvision's: expect detections near the authors', not the same"
 )
 
 
