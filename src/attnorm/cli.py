@@ -4,6 +4,7 @@ Nothing heavy is imported before a command runs, so that the help answers at onc
 """
 
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -134,6 +135,19 @@ def _inspect(arguments: Sequence[str]) -> int:
     return DONE
 
 
+def _profile(arguments: Sequence[str]) -> int:
+    from attnorm.evidence.profile_config import ProfileConfig
+    from attnorm.options import parse_settings
+
+    config = parse_settings(ProfileConfig, arguments, command="attnorm profile")
+    # Before torch is imported: its profiler, which memory is measured with, would write notes to itself on stderr.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    from attnorm.evidence.profile import profile
+
+    profile(config, command=shlex.join(["attnorm", "profile", *arguments]))
+    return DONE
+
+
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "models": (_models, "list the networks, with their parameters"),
     "train": (_train, "train a network on images"),
@@ -141,6 +155,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "predict": (_predict, "classes of images, or objects in them, as JSON and as pictures"),
     "convert": (_convert, "a checkpoint that the authors of AN released, for the commands above; and back"),
     "swap": (_swap, "AN in place of a trained network's norms, with equal outputs, to be fine-tuned"),
+    "profile": (_profile, "what networks cost: parameters, operations, time, memory, energy"),
     "compare": (_compare, "train several networks with several seeds and show them side by side"),
     "inspect": (_inspect, "what the mixture weights of a network with AN do, by layer and by class"),
 }
