@@ -1,14 +1,15 @@
 """The whole detection path on real photographs and microscopy: train, evaluate, predict, and look at it.
 
     python -m benchmarks.detection nuclei    --data-dir DIR --backbones DIR [--output runs/detection] [--seeds 0]
+    python -m benchmarks.detection facade512 --data-dir DIR --backbones DIR
     python -m benchmarks.detection coco_free --data-dir DIR --backbones DIR
     python -m benchmarks.detection --renew
 
-nuclei: Mask R-CNN with BatchNorm and with AN in the backbone, by configs/quickstart/nuclei.yaml. coco_free: AN alone,
-over-fitted to the images that it is evaluated on, by configs/quickstart/coco_free.yaml. DIR holds COCO-format data;
-BACKBONES holds resnet18.safetensors and resnet18_an.safetensors, from which the detectors start. Everything goes
+nuclei, facade512: Mask R-CNN with BatchNorm and with AN in the backbone, by configs/quickstart/CASE.yaml. coco_free:
+AN alone, over-fitted to the images that it is evaluated on, by configs/quickstart/coco_free.yaml. DIR holds COCO-format
+data; BACKBONES holds resnet18.safetensors and resnet18_an.safetensors, from which the detectors start. Everything goes
 through the command line, as a user would do it; a run that is done is not repeated. Writes into benchmarks/results/ the
-comparison, nuclei_resnet18.json, and detection_path.json: the numbers of `attnorm eval`, and the difference between the
+comparison, CASE_resnet18.json, and detection_path.json: the numbers of `attnorm eval`, and the difference between the
 networks with its interval over images. docs/images/detection_CASE.png shows the first images: what is there, and what
 each network found. docs/results.md shows all that; --renew writes its tables anew. Further flags go to the training.
 """
@@ -60,6 +61,9 @@ class Case:
 
 CASES = {
     "nuclei": Case(
+        ("mask_rcnn_resnet18_fpn", "mask_rcnn_resnet18_an_fpn"), "annotations/instances_val.json", "images/val"
+    ),
+    "facade512": Case(
         ("mask_rcnn_resnet18_fpn", "mask_rcnn_resnet18_an_fpn"), "annotations/instances_val.json", "images/val"
     ),
     "coco_free": Case(("mask_rcnn_resnet18_an_fpn",), "annotations/instances_train.json", "images/train"),

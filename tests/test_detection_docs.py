@@ -4,6 +4,8 @@ import json
 import math
 import re
 import shlex
+import shutil
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -118,30 +120,57 @@ def test_the_three_commands_with_nothing_downloaded(tiny: Path, capsys: pytest.C
     run("predict", predict, "--score-threshold", "0")
     found = json.loads(Path("runs/shapes/found/predictions.json").read_text())
     assert [Path(item["image"]).name for item in found["predictions"]] == [f"{n:012d}.png" for n in range(1, 6)]
-    assert len(found["results"]) == sum(item["objects"] for item in found["predictions"]) > 0
+    results = json.loads(Path("runs/shapes/found/results.json").read_text())
+    assert len(results) == sum(item["objects"] for item in found["predictions"]) > 0
 
 
 def template(line: str) -> list[str]:
     return re.sub(r"\d+(\.\d+)?", "#", line).split()
 
 
-def test_the_three_commands_on_a_folder(tiny: Path):
-    """The folder is what the page's example writes; the results file gives the numbers of the checkpoint."""
+def written_by_the_page(_: pytest.FixtureRequest) -> Path:
+    """The folder that the page's example writes."""
     exec(compile(PYTHON[0], "detection.md", "exec"), {})
-    paths = {"DIR": "runs/shapes_files", "PHOTOS": "runs/shapes_files/images/val"}
+    return Path("runs/shapes_files")
+
+
+def photographs(request: pytest.FixtureRequest) -> Path:
+    """A few photographs of facades of each part, with ten kinds of objects that overlap and lie in one another."""
+    source, root = request.getfixturevalue("shared_data") / "facade512", Path("facades")
+    for part in ("train", "val"):
+        content = json.loads((source / "annotations" / f"instances_{part}.json").read_text())
+        content["images"] = content["images"][:4]
+        ids = [image["id"] for image in content["images"]]
+        content["annotations"] = [entry for entry in content["annotations"] if entry["image_id"] in ids]
+        (root / "annotations").mkdir(parents=True, exist_ok=True)
+        (root / "annotations" / f"instances_{part}.json").write_text(json.dumps(content))
+        (root / "images" / part).mkdir(parents=True)
+        for image in content["images"]:
+            shutil.copy(source / "images" / part / image["file_name"], root / "images" / part)
+    return root
+
+
+@pytest.mark.parametrize("folder", [written_by_the_page, photographs])
+def test_the_three_commands_on_a_folder(
+    folder: Callable[[pytest.FixtureRequest], Path], tiny: Path, request: pytest.FixtureRequest
+):
+    """The results file gives the numbers of the checkpoint."""
+    root = folder(request)
+    paths = {"DIR": str(root), "PHOTOS": str(root / "images" / "val")}
     train, evaluate, predict = [[paths.get(word, word) for word in command] for command in commands(PAGE)[:3]]
     run("train", train, *TINY.split())
     assert {path.name for path in Path("runs/mine").iterdir()} >= {
         "last.safetensors", "best.safetensors", "metrics.csv", "config.yaml", "record.json"
     }  # fmt: skip
     run("eval", evaluate, "--save-predictions", "results.json", "--json", "numbers.json")
-    truth = "runs/shapes_files/annotations/instances_val.json"
+    truth = str(root / "annotations" / "instances_val.json")
     again = ["eval", "--annotations", truth, "--predictions", "results.json", "--iou-type", "segm", "--json", "a.json"]
     assert main(again) == 0
     numbers, masks = json.loads(Path("numbers.json").read_text()), json.loads(Path("a.json").read_text())
     assert numbers["mask_AP"] == pytest.approx(masks["AP"], abs=1e-9)
     run("predict", predict)
-    assert Path("runs/mine/found/000000000001.png.objects.png").is_file()
+    first = sorted((root / "images" / "val").iterdir())[0]
+    assert Path(f"runs/mine/found/{first.name}.objects.png").is_file()
 
 
 def test_python_examples_run_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

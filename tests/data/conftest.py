@@ -1,18 +1,7 @@
-"""Real files where they are there, and a cache that is the test's own."""
+"""A small folder of images, and a cache that is the test's own."""
 
 import pytest
 from PIL import Image
-
-from tests.shared import shared_file
-
-
-@pytest.fixture(scope="session")
-def shared_data():
-    """The folder of real data, see `tests.shared`."""
-    folder = shared_file("data")
-    if not folder.is_dir():
-        pytest.skip(f"the real data are not here: {folder} (ATTNORM_SHARED names another shared folder)")
-    return folder
 
 
 @pytest.fixture(autouse=True)

@@ -168,8 +168,6 @@ def _runs_piece(rle: dict[str, Any], size: Size) -> bytes:
         proper = False
     if not proper:
         raise ValueError("RLEs whose runs do not make up the image")
-    if not runs[1::2].any():
-        raise ValueError("RLEs without a pixel of the object")
     if isinstance(counts, str):
         return counts.encode()
     return coco.frPyObjects({"size": list(size), "counts": counts}, *size)["counts"]  # pyright: ignore

@@ -255,6 +255,8 @@ def _read_row(entry: Entry, places: Mapping[int, tuple[int, Size]], labels: Mapp
     segmentation = entry.get("segmentation")
     pixels = entry.get("area")
     mask = piece(segmentation, size) if segmentation and (masks or pixels is None) else None
+    if mask and not mask[1] and area(mask, size) == 0:
+        raise ValueError("RLEs without a pixel of the object")
     if pixels is None:
         pixels = area(mask, size) if mask else box[2] * box[3]
     elif not _is_finite(pixels) or pixels < 0:
