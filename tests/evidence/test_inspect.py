@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from attnorm.cli import main
 from attnorm.data import DataConfig, load_data
 from attnorm.errors import ConfigError, JobError
-from attnorm.evidence.inspect import look
 from attnorm.evidence.inspect_config import InspectConfig
 from attnorm.evidence.inspect_data import Batch
+from attnorm.evidence.inspect_pass import look
 from attnorm.evidence.mixture_summary import summarise
 from attnorm.evidence.mixture_watch import MixtureWatch
 from attnorm.layers import AttentiveBatchNorm2d
@@ -79,7 +79,7 @@ class Constants:
 
 @pytest.fixture
 def no_pictures(monkeypatch):
-    monkeypatch.setattr("attnorm.evidence.inspect._picture", lambda image: np.zeros((1, 1, 3), np.uint8))
+    monkeypatch.setattr("attnorm.evidence.inspect_pass._picture", lambda image: np.zeros((1, 1, 3), np.uint8))
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 20])
@@ -113,6 +113,16 @@ def test_weights_known_by_hand(batch_size, no_pictures):
     own = seen.examples[1].weights
     assert own["whole"] == pytest.approx(weights[1].tolist(), rel=1e-12)
     assert own.keys() == {name for name, statistics in seen.layers.items() if statistics.per_image}
+
+
+def test_examples_where_classes_have_no_images(no_pictures):
+    """Of four classes wanted the second and the fourth have no images: two others, the first to come, fill up."""
+    source, model = Constants(3), Mixed().eval()
+    source.classes = tuple("abcdefgh")
+    source.labels = np.array([5, 5, 4, 7, 0, 1, 5, 0] + [3] * 12)
+    with MixtureWatch(model) as watch:
+        seen = look(model, watch, source, examples=4)  # of classes 0, 2, 4, 6
+    assert [(e.position, e.label) for e in seen.examples] == [(4, 0), (2, 4), (0, 5), (3, 7)]
 
 
 def test_images_without_classes(no_pictures):
@@ -339,6 +349,17 @@ def test_an_output_that_cannot_be_written(refused, checkpoint, tmp_path):
 def test_a_detector_on_classes(refused, tmp_path):
     path = save_tiny_detector(tmp_path / "net.safetensors", "faster_rcnn", fpn_norm="an_gn")
     assert "a detector needs boxes" in refused(2, "--checkpoint", path, "--dataset", "digits")
+
+
+@pytest.mark.parametrize("flag", ["--annotations", "--image-folder"])
+def test_settings_for_detectors_only(refused, checkpoint, flag):
+    assert "does nothing for resnet8_cifar_an on digits; got x" in refused(2, "--checkpoint", checkpoint, flag, "x")
+
+
+@pytest.mark.parametrize("flag", ["--batch-size", "--image-size"])
+def test_settings_that_do_nothing_for_a_detector(refused, tmp_path, flag):
+    path = save_tiny_detector(tmp_path / "net.safetensors", "faster_rcnn", fpn_norm="an_gn")
+    assert "does nothing for faster_rcnn_resnet10t_fpn on coco; got 7" in refused(2, "--checkpoint", path, flag, "7")
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ class InspectConfig:
         annotations: for a detector, the file with COCO's JSON within data_dir; found by name when not given.
         image_folder: for a detector, the folder of the images within data_dir; found when not given.
         max_bad_images: unreadable images that are named and skipped before the job stops.
-        batch_size: images per step, 256 when not given; a detector sees them one by one.
+        batch_size: images per step, 256 when not given; not for a detector, which sees them one by one.
         workers: processes that read data.
         device: auto takes a CUDA device where there is one.
     """

@@ -12,7 +12,7 @@ from torch.utils.data import Subset
 
 from attnorm.data import DataConfig, DetectionData, ImageData, load_data, load_detection, make_loader
 from attnorm.data.coco_config import CocoConfig
-from attnorm.errors import DataError
+from attnorm.errors import ConfigError, DataError
 from attnorm.evidence.inspect_config import InspectConfig
 from attnorm.training.checkpoint import CheckpointMeta
 from attnorm.training.objective import prepare_images
@@ -63,11 +63,13 @@ def open_source(config: InspectConfig, meta: CheckpointMeta) -> Source:
     Its classes need not be the network's: they are only what the images are sorted by.
 
     Raises:
-        ConfigError: the data set is not one that such a network sees.
+        ConfigError: the data set is not one that such a network sees, or a setting does nothing for it.
         DataError: the data are missing, damaged, or have other channels than the network's.
     """
+    dataset = config.dataset or meta.dataset
+    _refuse_idle_settings(config, meta, dataset)
     settings = DataConfig(
-        dataset=config.dataset or meta.dataset,
+        dataset=dataset,
         data_dir=config.data_dir,
         val_split=config.val_split,
         image_size=config.image_size if meta.detector else config.image_size or meta.image_size,
@@ -79,6 +81,17 @@ def open_source(config: InspectConfig, meta: CheckpointMeta) -> Source:
     if meta.detector is not None:
         return ImagesWithObjects(load_detection(settings, ("val",), masks=False), config, meta)
     return ClassifiedImages(load_data(settings, ("val",)), config, meta)
+
+
+def _refuse_idle_settings(config: InspectConfig, meta: CheckpointMeta, dataset: str) -> None:
+    idle = ("batch_size",) if meta.detector else ("annotations", "image_folder")
+    if meta.detector and dataset != "shapes":
+        idle = (*idle, "image_size")
+    for name in idle:
+        if getattr(config, name) is not None:
+            raise ConfigError(
+                f"{name} does nothing for {meta.model} on {dataset}; got {getattr(config, name)}: leave it out"
+            )
 
 
 class ClassifiedImages:

@@ -67,7 +67,11 @@ def draw(result: Mapping[str, Any], pictures: Sequence[np.ndarray]) -> dict[str,
 def render_report(result: Mapping[str, Any], figures: Mapping[str, Figure]) -> str:
     """The page for the content of an inspect.json."""
     title = f"What the mixture of {result['model']} does on {result['dataset']}"
-    count = "no classes" if result["classes"] is None else f"{len(result['classes'])} classes"
+    count = "no classes"
+    if result["classes"] is not None:
+        filled = sum(row["images"] > 0 for row in result["classes"])
+        count = f"{len(result['classes'])} classes"
+        count = count if filled == len(result["classes"]) else f"of {filled} of {count}"
     what = f"{result['images']:,} images, {count}; {len(result['layers'])} AN layers; {result['finished'][:10]}"
     parts = [
         f"<h1>{_text(title)}</h1>",
@@ -104,7 +108,7 @@ def _caption(name: str, result: Mapping[str, Any]) -> str:
     )  # fmt: skip
     text = {
         "depth": "Layers from left to right as they run. Left: how much of the weights' variance lies between classes; "
-        f"{result['class_rule']}. Right: what that does to the layer's scales.",
+        f"{result['class_rule']}. Adjusted shares below 0 are not drawn. Right: how much the layer's scales vary.",
         "classes": "Mean weight of the images of a class, minus the mean of all images: red above, blue below. Rows "
         "are classes, columns components by their number. Both are sorted by the first pair of singular vectors, the "
         "direction in which classes differ most: classes at the top and components at the left go together, and so do "

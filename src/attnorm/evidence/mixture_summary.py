@@ -83,8 +83,9 @@ def summarise(statistics: MixtureStatistics) -> dict[str, Any]:
     """The numbers of one layer that has seen at least two inputs.
 
     Returns:
-        What `attnorm inspect` writes of a layer, without its name; sorted by no one, components and classes in their
-        own order. `class_means` (classes, K) is None where inputs are not images, a row of it where a class has none.
+        What `attnorm inspect` writes of a layer, without its name; components and classes are in their own order, and
+        what is not defined is None. `class_means` (classes, K) is None where inputs are not images, a row of it where a
+        class has none.
     """
     count, mean, squares = statistics.weights.total()
     std = np.sqrt(squares / (count - 1))
