@@ -65,10 +65,23 @@ def test_folders_of_the_machine_are_not_published(site: Path):
 
 
 def test_weights_to_start_from_are_named_without_their_folder(result: dict[str, Any]):
-    config = result["config"] | {"initial_checkpoint": "/home/me/weights/{backbone}.safetensors"}
-    run = {"record": {"initial": {"source": "/home/me/weights/resnet18.safetensors", "taken": ["conv1.weight"]}}}
-    command = "attnorm compare --initial-checkpoint '/home/me/weights/{backbone}.safetensors'"
+    config = result["config"] | {"initial_checkpoint": "/elsewhere/weights/{backbone}.safetensors"}
+    run = {"record": {"initial": {"source": "/elsewhere/weights/resnet18.safetensors", "taken": ["conv1.weight"]}}}
+    command = "attnorm compare --initial-checkpoint '/elsewhere/weights/{backbone}.safetensors'"
     public = results_table.without_paths(result | {"config": config, "runs": [run], "command": command})
     assert public["config"]["initial_checkpoint"] == "{backbone}.safetensors"
     assert public["runs"][0]["record"]["initial"] == {"source": "resnet18.safetensors", "taken": ["conv1.weight"]}
     assert public["command"] == "attnorm compare --initial-checkpoint '{backbone}.safetensors'"
+
+
+def test_costs_that_were_measured_get_a_table(site: Path, result: dict[str, Any]):
+    """Beside the outcome, and a second line of a cell stays in its row."""
+    (site / "README.md").write_text("# x\n")
+    told = {"median": 1.25, "low": 1.23, "high": 1.28, "rounds": 41}
+    result["models"][2] |= {"elementwise": 4_321_000, "train_ratio": told}
+    result["measured"] = {"device": "cpu", "batch_size": 64, "meter": None, "no_meter": "there is none"}
+    (site / "compare.json").write_text(json.dumps(result))
+    assert results_table.main(["--add", "made_up", str(site / "compare.json")], root=site) == 0
+    section = (site / "docs" / "results.md").read_text()
+    assert "| an | 92.20 ± 0.17 | +1.00 [+0.75, +1.25] | [+0.64, +1.36] ahead |\n" in section
+    assert "| an | 77.8 k | 12.3 M | 4.32 M | 0.3 ± 10%<br>× 1.25 [1.23, 1.28] | 0.15 ± 0% |\n" in section
