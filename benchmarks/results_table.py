@@ -18,8 +18,8 @@ from typing import Any
 
 from attnorm.evidence.curves import learning_curves
 from attnorm.evidence.plots import accuracies, save_png
-from attnorm.evidence.summary import describe_data
-from attnorm.evidence.table import headings, table_rows
+from attnorm.evidence.summary import describe_data, verdicts
+from attnorm.evidence.table import cost_table, headings, outcome_table, table_rows
 from attnorm.files import write_json_atomic
 from benchmarks import pages
 
@@ -32,12 +32,23 @@ FILES = ("initial_checkpoint", "source")
 def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table, numbers to the right."""
     lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
+    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", "<br>")
 
 
 def table(result: Mapping[str, Any]) -> str:
     """The table of a comparison."""
     return markdown_table(headings(result), table_rows(result))
+
+
+def tables(result: Mapping[str, Any]) -> str:
+    """The outcome and, where more than the times was measured, the costs in a table of their own."""
+    if "measured" not in result:
+        return table(result)
+    return f"{markdown_table(*outcome_table(result))}\n{markdown_table(*cost_table(result))}"
 
 
 def section(result: Mapping[str, Any], name: str) -> str:
@@ -48,11 +59,11 @@ def section(result: Mapping[str, Any], name: str) -> str:
         f"{describe_data(data)}; {result['config']['epochs']} epochs; "
         f"seeds {result['config']['seeds']}; {result['finished'][:10]}."
     )
-    shown = [model["verdict"] for model in result["models"] if model["verdict"]] + list(result["cautions"])
+    shown = verdicts(result) + list(result["cautions"])
     parts = [
         what,
         f"    {result['command']}",
-        table(result).rstrip(),
+        tables(result).rstrip(),
         "\n".join(f"- {line}" for line in shown),
         f"![accuracy of every run and paired differences](images/{name}-accuracy.png)",
         f"![learning curves](images/{name}-curves.png)",

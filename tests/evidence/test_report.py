@@ -24,7 +24,7 @@ RESULTS = [path for path in sorted(PUBLISHED.glob("*.json")) if '"attnorm-compar
 class Page(HTMLParser):
     """Tags, attributes, texts of table cells, and whether every element is closed."""
 
-    VOID = frozenset({"meta", "br", "link", "img"})
+    VOID = frozenset({"meta", "br", "wbr", "link", "img"})
 
     def __init__(self, text: str) -> None:
         super().__init__()

@@ -1,5 +1,6 @@
 """What the networks of a comparison cost: counted, timed side by side, and metered where the machine has a meter."""
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -24,7 +25,9 @@ from attnorm.training.evaluation import autocast
 from attnorm.training.processes import Processes, choose_device
 from attnorm.training.task import make_task
 
-ROUNDS = 11
+ROUNDS, LIMIT_S = 41, 30.0  # of training, and of evaluation; large networks have fewer rounds, at least 6
+# Where torch measures memory on a CPU, its profiler would write about itself on stderr.
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 ENERGY_S = 6.0  # of each network in training and in evaluation; meters count in steps of up to 100 ms
 
 
@@ -90,7 +93,7 @@ def _add_times(
     costs: Mapping[str, dict[str, Any]], kind: str, steps: Mapping[str, Step], images: int, device: torch.device
 ) -> None:
     turns = Interleaved(steps, device)
-    turns.run(ROUNDS)
+    turns.run_within(ROUNDS, LIMIT_S)
     baseline = next(iter(steps))
     for name, cost in costs.items():
         cost[f"{kind}_ms_per_image"] = asdict(Timing.of(turns.seconds(name), images))

@@ -4,6 +4,7 @@ Without a terminal (a log file, CI) the bar becomes one line per run, and now an
 go on at once.
 """
 
+import textwrap
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from rich.text import Text
 
 from attnorm.evidence.summary import sentences
 from attnorm.evidence.table import cost_table, outcome_table
+
+ROOMY = 110  # columns that the table of costs needs if no cell is to be folded
 
 
 class ComparisonProgress:
@@ -120,15 +123,16 @@ def print_result(result: Mapping[str, Any], files: Sequence[str]) -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=120)  # a log file has no edge to wrap at
+    roomy = console.width >= ROOMY
     for headings, rows in (outcome_table(result), cost_table(result)):
         table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
         for index, heading in enumerate(headings):
-            # Two lines of heading leave 80 to 100 columns enough room for the intervals in one.
-            lines = heading.replace(", ", ",\n") if len(heading) > 12 else heading
-            table.add_column(lines, justify="right" if index else "left", vertical="bottom", no_wrap=index in (0, 2))
-        for row in rows:
+            # Headings and names in several lines leave 80 to 120 columns enough room for intervals in one.
+            lines = textwrap.fill(heading, 12)
+            table.add_column(lines, justify="right" if index else "left", vertical="top", no_wrap=roomy or not index)
+        for name, *cells in rows:
             # As Text, because rich would read an interval "[-1.1, +0.5]" as a style.
-            table.add_row(*map(Text, row))
+            table.add_row(*map(Text, (name.replace(":", "\n  :"), *cells)))
         console.print()
         console.print(table)
     console.print()

@@ -66,8 +66,8 @@ def _cost_notes(measured: Mapping[str, Any] | None) -> list[str]:
         "Other operations: one for each element that an elementwise operation gives and that a sum or a pool reads, 4 "
         "for each element of BatchNorm, 8 of GroupNorm (`attnorm.evidence.operations` has the convention).",
         "Kept for backward: what a training step holds between its forward and its backward pass, weights apart. Peak: "
-        f"the most that a step or a pass with {measured['batch_size']} images allocates beyond weights, inputs and "
-        f"gradients kept from before, on {measured['device']}.",
+        f"the most that a step or a pass with {measured['batch_size']} images allocates beyond weights and images, "
+        f"gradients included, on {measured['device']}.",
         meter,
     ]
 

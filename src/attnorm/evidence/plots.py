@@ -14,6 +14,7 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from attnorm.evidence.statistics import describe
 from attnorm.evidence.summary import comparisons, shown_metrics
@@ -82,6 +83,7 @@ def accuracies(result: Mapping[str, Any]) -> Figure:
         for axis in (left, right):
             axis.grid(axis="y", visible=False)
             axis.tick_params(axis="y", length=0)
+            axis.xaxis.set_major_locator(MaxNLocator(nbins=7))
         _keep_intervals_from_hiding_the_dots(left, [value for model in models for value in model["values"]])
         _keep_intervals_from_hiding_the_dots(right, [0.0, *(d for model in models for d in model["differences"])])
         return figure
