@@ -26,7 +26,7 @@ def test_tables():
     made = record(swapped=[52.0, 55.0], bn=[51.0, 52.0])
     lines = transfer_pages.difference_table(made).splitlines()
     assert lines[0] == "| difference in points [95%] | CIFAR-10 | Fashion-MNIST |"
-    start = "| swapping before fine-tuning: BN swapped to AN, fine-tuned − BN, fine-tuned"
+    start = "| BN swapped to AN, fine-tuned − BN, fine-tuned"
     assert lines[2] == f"{start} | +2.00 [-10.71, +14.71], no difference shown | +0.00 |"
     accuracy = transfer_pages.accuracy_table(made).splitlines()
     assert "| BN swapped to AN, fine-tuned | 53.50 ± 2.12 | 50.00 ± 0.00 |" in accuracy
