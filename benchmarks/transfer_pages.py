@@ -98,7 +98,7 @@ def section(record: Mapping[str, Any], name: str) -> str:
         accuracy_table(record).rstrip(),
         difference_table(record).rstrip(),
         f"![top-1 of every run, from {NAMES[study['source']]}](images/{name}.png)",
-        "Intervals are Student's t over the seeds' paired differences, each by itself: of so many, one in twenty misses "
+        "Intervals are Student's t over the seeds' paired differences, each by itself: one in twenty misses "
         f"by chance. Made with {made}; on {machine}. All numbers: "
         f"[`benchmarks/results/{name}.json`](../benchmarks/results/{name}.json).",
     ]
