@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,19 @@ def test_version_has_one_source():
     cited = re.search(r"^version: (\S+)$", (ROOT / "CITATION.cff").read_text("utf-8"), re.MULTILINE)
     assert cited is not None
     assert cited[1] == attnorm.__version__
+
+
+def test_the_wheel_has_the_shipped_networks(tmp_path):
+    """Weights and cards are data, which a build leaves out where it is not told of them."""
+    code = f"from hatchling.build import build_wheel; print(build_wheel({str(tmp_path)!r}))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    with zipfile.ZipFile(tmp_path / done.stdout.split()[-1]) as wheel:
+        packed = {name for name in wheel.namelist() if name.startswith("attnorm/models/weights/")}
+        same = all(wheel.read(name) == (SRC / name).read_bytes() for name in packed)
+    here = {f"attnorm/models/weights/{path.name}" for path in (SRC / "attnorm/models/weights").iterdir()}
+    assert packed == here
+    assert same
 
 
 def test_console_script_leads_to_the_command_line():

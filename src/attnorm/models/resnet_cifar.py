@@ -10,14 +10,15 @@ from timm.models.resnet import BasicBlock
 
 from attnorm.models.placed import CIFAR, default_cfg
 from attnorm.models.resnet import ResNet
+from attnorm.models.shipped import with_shipped
 
 _CIFAR = default_cfg(fixed_input_size=False, **CIFAR)
 _AN = {"placement": "resnet_bn1"}
 _SE = {"se": {"resnet_bn2": 4}}
 
-default_cfgs = generate_default_cfgs(
-    {f"resnet{depth}_cifar{norm}": _CIFAR for depth in (8, 20, 56, 110) for norm in ("", "_an", "_se")}
-)
+_NAMES = [f"resnet{depth}_cifar{norm}" for depth in (8, 20, 56, 110) for norm in ("", "_an", "_se")]
+
+default_cfgs = generate_default_cfgs(with_shipped(dict.fromkeys(_NAMES, _CIFAR)))
 
 
 def _small(variant: str, depth: int, pretrained: bool, kwargs: dict[str, Any], **norm: Any):
@@ -30,6 +31,9 @@ def _small(variant: str, depth: int, pretrained: bool, kwargs: dict[str, Any], *
         "feature_cfg": {"out_indices": (0, 1, 2, 3)},
         **norm,
     }
+    if not pretrained and not kwargs.get("pretrained_cfg"):
+        # Weights that come with the package make their images the default; without weights these are CIFAR's.
+        kwargs = kwargs | {"pretrained_cfg": _CIFAR}
     return build_model_with_cfg(ResNet, variant, pretrained, **(defaults | kwargs))
 
 

@@ -1,4 +1,7 @@
-"""Weights in safetensors, whose header says what is needed to use them."""
+"""Weights in safetensors, whose header says what is needed to use them.
+
+Wherever a checkpoint is read, the name of one that comes with the package (`attnorm.models.shipped`) is a path too.
+"""
 
 import json
 from dataclasses import asdict
@@ -9,6 +12,7 @@ from torch import Tensor, nn
 from attnorm.detection.config import DetectorConfig
 from attnorm.errors import CheckpointError, ConfigError
 from attnorm.files import replacing
+from attnorm.models import shipped
 from attnorm.options import make_settings
 from attnorm.training.header import KEY, CheckpointMeta, parse_header
 
@@ -37,7 +41,7 @@ def load_checkpoint(path: str | Path) -> tuple[nn.Module, CheckpointMeta]:
     """Builds the network that a weights file names and loads its weights, on the CPU, in evaluation mode.
 
     Args:
-        path: a .safetensors file of `save_checkpoint`.
+        path: a .safetensors file of `save_checkpoint`, or the name of a shipped one.
 
     Returns:
         The network and the file's header.
@@ -108,7 +112,7 @@ def _header(path: str | Path) -> dict[str, str]:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(shipped.resolve(path), framework="pt") as file:
             return file.metadata() or {}
     except (SafetensorError, OSError):
         return {}
@@ -146,10 +150,17 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], name: str) -> Non
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     from safetensors import SafetensorError, safe_open
 
-    if not path.is_file():
-        raise CheckpointError(f"a checkpoint must be a .safetensors file, and there is no file {path}")
+    file_path = shipped.resolve(path)
+    if not file_path.is_file():
+        known = ", ".join(shipped.cards())
+        hint = (
+            f", nor a network of that name in the package: there are {known}"
+            if known and path.suffix != ".safetensors"
+            else ""
+        )
+        raise CheckpointError(f"a checkpoint must be a .safetensors file, and there is no file {path}{hint}")
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(file_path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except SafetensorError as error:
         raise CheckpointError(
