@@ -11,6 +11,7 @@ measured from benchmarks/results/. docs/images/differences.png shows every measu
 import argparse
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from attnorm.detection import published as published_detectors
 from attnorm.evidence.plots import save_png
 from attnorm.models import published as published_networks
 from benchmarks import pages
-from benchmarks.differences import Difference, differences, forest
+from benchmarks.differences import SHOWN, Difference, differences, forest
 from benchmarks.record import RESULTS, ROOT
 from benchmarks.results_table import markdown_table
 
@@ -33,8 +34,58 @@ NOT_MEASURED = "Not measured yet.\n"
 Results = Mapping[str, Mapping[str, Any]]
 
 
+def summary(results: Results) -> str:
+    """Each claim in a line: what was published, what was measured here, and on what."""
+    found = differences(results)
+    top1 = [row[4] for row in _top1_rows()]
+    box, mask = ([row[column] for row in _ap_rows()] for column in (3, 5))
+    rows, ratios = _size_rows(results), _time_rows(results)
+    lines = [
+        ["top-1 is higher", f"{_range(top1)} points on ImageNet", _counted(found, "accuracy")],
+        ["AP is higher", f"box {_range(box)}, mask {_range(mask)} points on COCO", _counted(found, "detection")],
+        ["transfer is better", "the detectors, whose backbones come from ImageNet", _counted(found, "transfer")],
+        ["hardly more parameters", "as in the table of sizes", f"{_range([row[3] for row in rows])}, counted"],
+        [
+            "no more compute",
+            "MACs, printed alike for both",
+            f"MACs {_range([row[4] for row in rows])}, other operations {_range([row[5] for row in rows])}, counted",
+        ],
+        ["no more time", "nothing", f"{_range([row[4].split()[0] for row in ratios])} times BatchNorm's, on CPUs"],
+        ["no more power", "nothing measured", _power(results)],
+    ]
+    return _text_table(["claim", "published", "measured here"], lines)
+
+
+def _counted(found: Sequence[Difference], claim: str) -> str:
+    """How many of the comparisons show what."""
+    own = [row for row in found if row.claim == claim]
+    if not own:
+        return NOT_MEASURED.strip()
+    counts = Counter(row.shown for row in own)
+    return f"of {len(own)} differences " + ", ".join(f"{counts[shown]} {shown}" for shown in SHOWN if counts[shown])
+
+
+def _range(cells: Sequence[str]) -> str:
+    """The smallest and the largest of numbers as they are printed, with or without a percent sign."""
+    ordered = sorted(cells, key=lambda cell: float(cell.removesuffix("%")))
+    return f"{ordered[0]} to {ordered[-1]}"
+
+
+def _power(results: Results) -> str:
+    """Joules where a meter was read, else the reason why none was."""
+    profile = results.get("profile")
+    if profile is None:
+        return NOT_MEASURED.strip()
+    return f"not measured: {profile['meter']['reason']}"
+
+
 def published_top1(_: Results) -> str:
     """Published top-1 of every network with AN beside its twin with BatchNorm, of the same release and recipe."""
+    headings = ["network", "recipe", "BN, %", "AN, %", "difference", "source"]
+    return markdown_table(headings, _top1_rows())
+
+
+def _top1_rows() -> list[list[str]]:
     rows = published_networks.rows()
     known = {(row.model, row.recipe, row.release): row for row in rows}
     lines: list[list[str]] = []
@@ -44,11 +95,15 @@ def published_top1(_: Results) -> str:
             continue
         an, bn = row.accuracy["imagenet"][0], twin.accuracy["imagenet"][0]
         lines.append([row.model, row.recipe, f"{bn:g}", f"{an:g}", f"{an - bn:+.2f}", row.source])
-    return markdown_table(["network", "recipe", "BN, %", "AN, %", "difference", "source"], lines)
+    return lines
 
 
 def published_ap(_: Results) -> str:
     """Published AP of every detector with AN beside its twin."""
+    return markdown_table(["detector", "heads", "box AP", "against BN", "mask AP", "against BN"], _ap_rows())
+
+
+def _ap_rows() -> list[list[str]]:
     rows = [row for row in published_detectors.rows() if row.release == "attentivenorm-detection"]
     plain = {row.model: row for row in rows if "_an_" not in row.model}
     lines: list[list[str]] = []
@@ -59,7 +114,7 @@ def published_ap(_: Results) -> str:
         heads = "AN on GN" if row.settings["box_norm"] == "an_gn" else "no norm"
         box, mask = row.box_AP - twin.box_AP, row.mask_AP - twin.mask_AP
         lines.append([row.model, heads, f"{row.box_AP:g}", f"{box:+.1f}", f"{row.mask_AP:g}", f"{mask:+.1f}"])
-    return markdown_table(["detector", "heads", "box AP", "against BN", "mask AP", "against BN"], lines)
+    return lines
 
 
 def measured(results: Results) -> str:
@@ -68,7 +123,12 @@ def measured(results: Results) -> str:
     if not found:
         return NOT_MEASURED
     headings = ["claim", "data", "networks", "number", "difference, points [95%]", "over", "shown"]
-    return markdown_table(headings, [_line(row) for row in found])
+    return _text_table(headings, [_line(row) for row in found])
+
+
+def _text_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of words, all columns to the left."""
+    return markdown_table(headings, rows).replace("---:", "---")
 
 
 def _line(row: Difference) -> list[str]:
@@ -78,6 +138,14 @@ def _line(row: Difference) -> list[str]:
 
 def sizes(results: Results) -> str:
     """Parameters and operations of the published networks: counted here, and what the authors print."""
+    headings = [
+        *("network", "parameters, M", "printed by the authors, M"),
+        *("parameters against BN", "MACs", "other operations"),
+    ]
+    return markdown_table(headings, _size_rows(results))
+
+
+def _size_rows(results: Results) -> list[list[str]]:
     rows = {row["model"]: row for row in results["models"]["rows"]}
     lines: list[list[str]] = []
     for name, row in rows.items():
@@ -93,11 +161,7 @@ def sizes(results: Results) -> str:
                 *(f"{100 * (ratio - 1):+.2f}%" for ratio in _ratios(row, twin)),
             ]
         )
-    headings = [
-        *("network", "parameters, M", "printed by the authors, M"),
-        *("parameters against BN", "MACs", "other operations"),
-    ]
-    return markdown_table(headings, lines)
+    return lines
 
 
 def _ratios(row: Mapping[str, Any], twin: Mapping[str, Any]) -> list[float]:
@@ -111,6 +175,10 @@ def _ratios(row: Mapping[str, Any], twin: Mapping[str, Any]) -> list[float]:
 
 def times(results: Results) -> str:
     """Time of whole networks and detectors with AN, in units of the same with BatchNorm."""
+    return markdown_table(["network with AN", "what", "layout", "batch", "AN / BN [95%]"], _time_rows(results))
+
+
+def _time_rows(results: Results) -> list[list[str]]:
     lines: list[list[str]] = []
     for name in ("network_cost", "families_cost", "detector_cost"):
         for row in results.get(name, {}).get("rows", ()):
@@ -121,10 +189,11 @@ def times(results: Results) -> str:
                 what = KINDS[row["kind"]]
                 interval = f"{ratio['median']:.3f} [{ratio['low']:.3f}, {ratio['high']:.3f}]"
                 lines.append([networks, what, str(row.get("layout", "NCHW")), str(row["batch"]), interval])
-    return markdown_table(["network with AN", "what", "layout", "batch", "AN / BN [95%]"], lines)
+    return lines
 
 
 TABLES: dict[str, Callable[[Results], str]] = {
+    "summary": summary,
     "published_top1": published_top1,
     "published_ap": published_ap,
     "measured": measured,

@@ -19,6 +19,7 @@ COMPARISONS = {
     "fashion_mnist_resnet8": ("accuracy", "Fashion-MNIST, 6 epochs"),
     "fashion_mnist_gain5": ("accuracy", "Fashion-MNIST, 6 epochs, AN that starts at gain 1"),
 }
+SHOWN = ("AN ahead", "AN behind", "no difference shown")
 NUMBERS = {"box": "box AP", "mask": "mask AP"}
 
 
@@ -49,7 +50,7 @@ class Difference:
     def shown(self) -> str:
         """What the interval allows one to say."""
         if self.low is None or self.high is None or self.low <= 0 <= self.high:
-            return "no difference"
+            return "no difference shown"
         return "AN ahead" if self.points > 0 else "AN behind"
 
 

@@ -60,7 +60,7 @@ def test_differences():
         }
     )
     assert [(row.claim, row.networks, row.points, row.shown) for row in found] == [
-        ("accuracy", "resnet8_cifar_an", -0.25, "no difference"),
+        ("accuracy", "resnet8_cifar_an", -0.25, "no difference shown"),
         ("accuracy", "resnet18_an", 5.0, "AN ahead"),
         ("detection", "mask_rcnn_resnet18_an_fpn", -1.25, "AN behind"),
     ]
@@ -93,7 +93,7 @@ def test_measured_in_a_table():
     plain = Difference(
         claim="transfer", data="x", networks="y", number="top-1", points=3.0, low=None, high=None, over="1 seed"
     )
-    assert plain.shown == "no difference"
+    assert plain.shown == "no difference shown"
 
 
 def test_sizes_by_hand():
@@ -141,3 +141,17 @@ def test_a_page_changed_by_hand_is_found(tmp_path, capsys):
     page.write_text(page.read_text().replace("+5.0", "+6.0"))
     assert claims.main(["--check"], root=tmp_path) == 1
     assert "python -m benchmarks.claims" in capsys.readouterr().err
+
+
+def test_the_summary_counts_what_the_rows_show():
+    results = claims.read_results()
+    steps = [STEP, {**STEP, "difference": {"difference": -1.0, "interval": [-3.0, 1.0], "images": 1000}}]
+    kept = {name: results[name] for name in ("models", "network_cost")}
+    table = claims.summary({**kept, "imagenette_path": {"steps": steps}})
+    assert "of 2 differences 1 AN ahead, 1 no difference shown" in table
+    # The smallest and largest of the first release: AOGNet-40M and MobileNetV2; of the second, ResNet-50's +1.50.
+    assert "| +0.50 to +2.02 points on ImageNet |" in table
+    assert "| 1.005 to 1.044 times BatchNorm's, on CPUs |" in table
+    assert table.count("Not measured yet.") == 3  # detection, transfer, power
+    reason = {"profile": {"meter": {"reason": "no meter on this machine"}}}
+    assert "not measured: no meter on this machine" in claims.summary({**kept, **reason})
