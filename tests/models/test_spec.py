@@ -50,6 +50,8 @@ def test_parse():
         ("resnet18_an:num_components=0", "num_components must be at least 1"),
         ("resnet18_an:placement=resnet_bn1:num_components=10-20", "one number for each of the 4 stages"),
         ("resnet9:norm=an", "got 'resnet9'"),
+        ("resnet10t.c9_in1k", "the tag of resnet10t must be one of c3_in1k; got 'c9_in1k'"),
+        ("resnet18_an.a1_in1k", "left out, as there are no trained weights; got 'a1_in1k'"),
     ],
 )
 def test_refused(name, message):

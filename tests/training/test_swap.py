@@ -1,5 +1,6 @@
 """`attnorm swap`: equal outputs, a header that the other commands understand, and what is refused."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from safetensors.torch import save_file
 
 from attnorm.cli import main
 from attnorm.layers.attentive import AttentiveNorm
-from attnorm.models import create_model
+from attnorm.models import create_model, shipped
 from attnorm.training import swap as swap_file
 from attnorm.training.checkpoint import load_checkpoint, read_meta
 from attnorm.training.config import TrainConfig
@@ -150,15 +151,17 @@ def test_a_plain_safetensors_file_of_torchvision(tmp_path):
     assert_same_outputs(output, source, (4, 3, 64, 64))
 
 
-def test_published_weights_of_timm(monkeypatch, tmp_path):
+@pytest.mark.parametrize("name", ["resnet10t", "resnet10t.c3_in1k"])
+def test_published_weights_of_timm(monkeypatch, tmp_path, name):
     """As if they were in the cache: timm's configuration of the network names the file."""
     source = randomised(timm.create_model("resnet10t"))
     file = tmp_path / "published.pth"
     torch.save(source.state_dict(), file)
     monkeypatch.setattr(timm.models._builder, "load_state_dict_from_hf", lambda *_, **__: torch.load(file))
     output = tmp_path / "an.safetensors"
-    assert main(["swap", "--model", "resnet10t", "--output", str(output)]) == 0
+    assert main(["swap", "--model", name, "--output", str(output)]) == 0
     meta = read_meta(output)
+    assert meta.model == "resnet10t:norm=an"
     assert meta.provenance == {
         "swapped_from": "resnet10t",
         "source": "timm resnet10t.c3_in1k",
@@ -184,6 +187,19 @@ def test_the_hub_cannot_be_reached(monkeypatch, tmp_path, capsys, name, cache):
     assert f"the weights of {name} must be in {cache}'s cache or on the network" in line
     assert "no route to host): go online once, or give a checkpoint file" in line
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("flag", ["--model", "--weights"])
+def test_a_network_that_comes_with_the_package(plain, tmp_path, monkeypatch, flag):
+    """By its name as model or as weights; the tag is not part of the new name, which other versions must know too."""
+    card = {"name": "resnet8_cifar.digits", "model": "resnet8_cifar", "file": plain[0].name}
+    monkeypatch.setattr(shipped, "FOLDER", plain[0].parent)
+    monkeypatch.setattr(shipped, "cards", lambda: {card["name"]: card})
+    output = tmp_path / "an.safetensors"
+    assert main(["swap", flag, card["name"], "--output", str(output)]) == 0
+    meta = read_meta(output)
+    assert (meta.model, meta.dataset) == ("resnet8_cifar:norm=an", "digits")
+    assert meta.provenance["sha256"] == hashlib.sha256(plain[0].read_bytes()).hexdigest()
 
 
 def test_group_norm_becomes_an_on_group_norm(tmp_path):

@@ -51,5 +51,19 @@ def create_model(name: str, **kwargs: Any) -> nn.Module:
         near = difflib.get_close_matches(spec.name, timm.list_models(), 3)
         hint = f"did you mean {', '.join(near)}?" if near else "`attnorm models` lists those with AN"
         raise ConfigError(f"model must be one that timm or attnorm knows; got {spec.name!r}: {hint}")
+    _check_tag(spec.name)
     model = timm.create_model(spec.name, **kwargs)
     return apply_spec(model, spec, pretrained=kwargs.get("pretrained", False))
+
+
+def _check_tag(name: str) -> None:
+    """Refuse a tag that timm does not know, such as that of "resnet50.a9_in1k"."""
+    base, _, tag = name.partition(".")
+    if ":" in name or not tag:
+        return
+    try:
+        timm.get_pretrained_cfg(name)
+    except RuntimeError:
+        tags = [found.partition(".")[2] for found in timm.list_pretrained(f"{base}.*")]
+        known = f"one of {', '.join(tags)}" if tags else "left out, as there are no trained weights"
+        raise ConfigError(f"the tag of {base} must be {known}; got {tag!r}") from None

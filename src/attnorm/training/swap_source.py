@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from attnorm.data.config import INTERPOLATION
 from attnorm.errors import ConfigError
-from attnorm.models import create_model
+from attnorm.models import create_model, shipped
 from attnorm.models.released.archives import open_archive
 from attnorm.models.released.structure import find_weights
 from attnorm.models.spec import parse_spec
@@ -47,6 +47,8 @@ def read_source(config: SwapConfig) -> Source:
     """
     if config.weights is None:
         assert config.model is not None
+        if config.model in shipped.cards():
+            return read_source(replace(config, model=None, weights=config.model))
         return _published(config, config.model)
     meta = read_meta(config.weights)
     return _file(config, config.weights) if meta is None else _checkpoint(config, config.weights, meta)
@@ -61,7 +63,7 @@ def _checkpoint(config: SwapConfig, path: str, meta: CheckpointMeta) -> Source:
             raise ConfigError(f"{name} stands in the checkpoint {path}, {own}; got {given}: leave it out")
     model, meta = load_checkpoint(path)
     before = {"before": meta.provenance} if meta.provenance else {}
-    return Source(model, _with_provenance(meta, {**_file_facts(Path(path)), **before}))
+    return Source(model, _with_provenance(meta, {**_file_facts(shipped.resolve(path)), **before}))
 
 
 def _published(config: SwapConfig, name: str) -> Source:
@@ -132,6 +134,8 @@ def _header(config: SwapConfig, name: str, model: nn.Module) -> CheckpointMeta:
         interpolation = settings["interpolation"]
         prepared["interpolation"] = interpolation if interpolation in INTERPOLATION else "bicubic"
         labels = settings.get("label_names")
+        # Without a tag, and of a network on the hub the name that timm knows without it.
+        name = settings["architecture"] + name.removeprefix(registered)
     dataset = "imagenet" if shape["num_classes"] == 1000 else "folder"
     if labels is None or len(labels) != shape["num_classes"]:
         labels = class_names(shape["num_classes"], dataset)
