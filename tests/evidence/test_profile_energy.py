@@ -8,34 +8,19 @@ import torch
 from attnorm.evidence import profile_energy
 from attnorm.evidence.interleaved import Step
 from attnorm.evidence.profile_energy import Spent, energy, idle_watts
+from tests.evidence.simulated import Machine
 
 CPU = torch.device("cpu")
 
 
-class Machine:
-    """50 W at rest, and what a step adds while it runs."""
+def step(machine: Machine, seconds: float, watts: float) -> Step:
+    """Work at so many watts above those at rest."""
 
-    name, covers = "a simulated meter", "a simulated machine"
+    def run() -> Iterator[str]:
+        machine.sleep(seconds, 50 + watts)
+        yield "only"
 
-    def __init__(self) -> None:
-        self.now, self.used = 0.0, 0.0
-
-    def perf_counter(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float, watts: float = 50.0) -> None:
-        self.now += seconds
-        self.used += watts * seconds
-
-    def joules(self) -> float:
-        return self.used
-
-    def step(self, seconds: float, watts: float) -> Step:
-        def run() -> Iterator[str]:
-            self.sleep(seconds, 50 + watts)
-            yield "only"
-
-        return run
+    return run
 
 
 @pytest.fixture
@@ -52,7 +37,7 @@ def test_the_power_at_rest_is_measured(machine: Machine):
 
 def test_joules_per_image_net_of_rest(machine: Machine):
     """0.5 s at 100 W above rest for 10 images are 5 J each; the second takes 0.25 s at 300 W: 7.5 J each."""
-    steps = {"first": machine.step(0.5, 100), "second": machine.step(0.25, 300)}
+    steps = {"first": step(machine, 0.5, 100), "second": step(machine, 0.25, 300)}
     found = energy(machine, steps, images=10, seconds=12, idle=50.0, device=CPU)
     assert found["first"] == {
         "joules_per_image": 5.0,
@@ -69,13 +54,13 @@ def test_joules_per_image_net_of_rest(machine: Machine):
 
 
 def test_a_step_longer_than_its_spell_still_runs_once_in_each(machine: Machine):
-    found = energy(machine, {"a": machine.step(7.0, 10)}, images=1, seconds=6, idle=50.0, device=CPU)
+    found = energy(machine, {"a": step(machine, 7.0, 10)}, images=1, seconds=6, idle=50.0, device=CPU)
     assert (found["a"]["images"], found["a"]["seconds"]) == (6, 42.0)
 
 
 def test_no_ratio_where_noise_leaves_nothing_above_rest(machine: Machine):
     """At 60 W of rest, as if something else had run meanwhile, 5 W above 50 are not to be seen."""
-    steps = {"first": machine.step(0.5, 5), "second": machine.step(0.5, 100)}
+    steps = {"first": step(machine, 0.5, 5), "second": step(machine, 0.5, 100)}
     found = energy(machine, steps, images=10, seconds=6, idle=60.0, device=CPU)
     assert found["first"]["joules_per_image"] == pytest.approx(-0.25)
     assert found["first"]["ratio"] is None

@@ -58,10 +58,11 @@ def profile_models(config: ProfileConfig, *, command: str | None = None, say: Sa
     device = choose_device(config.device, Processes.from_environment())
     if "float16" in config.dtypes:
         check_precision("fp16", device)
-    given = read_accuracies(config.accuracy, config.names)
+    given = read_accuracies(config.accuracy, config.names)  # before what takes time
     start = time.monotonic()
     networks, images = build(config)
-    described = [_describe(network, images, given) for network in networks]
+    accuracies = _accuracies(networks, given)
+    described = [_describe(network, images, accuracies.get(network.name)) for network in networks]
     meter, power, why = _meter(config, device)
     measured: list[dict[str, Any]] = []
     todo = cases(config)
@@ -129,14 +130,22 @@ def _check_writable(field: str, path: str | None) -> None:
         raise ConfigError(f"{field} must be a file that can be written; got {path} ({error.strerror})") from None
 
 
-def _describe(network: Network, images: Images, given: Mapping[str, float]) -> dict[str, Any]:
+def _accuracies(networks: Sequence[Network], given: Mapping[str, float]) -> dict[str, float]:
+    """Those given, and those of checkpoints unless they are of different data sets: these do not compare."""
+    own = {network.name: network.accuracy for network in networks if network.accuracy is not None}
+    if len({network.dataset for network in networks if network.name in own and network.name not in given}) > 1:
+        own = {}
+    return {**own, **given}
+
+
+def _describe(network: Network, images: Images, accuracy: float | None) -> dict[str, Any]:
     """What is counted, and known, of a network."""
     row: dict[str, Any] = {
         "name": network.name,
         "kind": network.kind,
         "num_classes": network.num_classes,
         "parameters": count_parameters(network.model),
-        "accuracy": given.get(network.name, network.accuracy),
+        "accuracy": accuracy,
         "dataset": network.dataset,
         "macs": None,
         "operations": None,
