@@ -19,11 +19,14 @@ import torch
 
 import attnorm
 from attnorm.cli import main
+from attnorm.detection.config import DetectorConfig
 from attnorm.models import create_model, shipped
+from attnorm.training.catalogue import list_detectors
 from attnorm.training.checkpoint import load_checkpoint, read_meta
 from attnorm.training.config import TrainConfig
 from attnorm.training.loop import fit
 from benchmarks import shipped as making
+from tests.data import coco_sets
 from tests.shared import shared_file
 
 CARDS = shipped.cards()
@@ -162,6 +165,37 @@ def test_the_commands_take_it_by_name(made, data, tmp_path):
     lines = [line.split() for line in out.splitlines()]
     assert [name, "Fashion-MNIST", f"{record.top1:.2f}", "%", f"{card['size'] / 1e6:.2f}", "MB"] in lines
     assert json.loads((tmp_path / "run" / "record.json").read_text())["initial"]["missing"] == []
+
+
+def test_a_detector(tmp_path, monkeypatch):
+    """Into the package, and by its name through eval and predict."""
+    (tmp_path / "data").mkdir()
+    coco_sets.write(tmp_path / "data")
+    config = TrainConfig(
+        model="mask_rcnn_resnet10_small_fpn", dataset="coco", data_dir=str(tmp_path / "data"),
+        output=str(tmp_path / "run"), epochs=1, lr=1e-3, batch_size=2,
+        detector=DetectorConfig(fpn_channels=16, box_hidden=8, min_size=64, max_size=96, score_threshold=0.0),
+    )  # fmt: skip
+    fit(config, quiet=True)
+    folder = tmp_path / "weights"
+    card = making.add(tmp_path / "run", "mask_rcnn_resnet10_small_fpn.nuclei", tmp_path / "data", folder)
+    assert card["task"] == "detection"
+    assert card["input"]["classes"] == ["cat", "dog"]
+    assert "mask AP" in making.page([card])
+    assert "--channels-last" not in card["command"]
+    monkeypatch.setattr(shipped, "FOLDER", folder)
+    monkeypatch.setattr(shipped, "cards", lambda: {card["name"]: card})
+    result = tmp_path / "eval.json"
+    command = ["eval", "--checkpoint", card["name"], "--data-dir", str(tmp_path / "data"), "--json", str(result)]
+    assert main(command) == 0
+    assert 100 * json.loads(result.read_text())["mask_AP"] == card["measured"]["mask_AP"]
+    picture = str(tmp_path / "data" / "images" / "val" / "1.png")
+    found = str(tmp_path / "found")
+    assert main(["predict", "--checkpoint", card["name"], "--input", picture, "--output", found]) == 0
+    assert (tmp_path / "found" / "predictions.json").is_file()
+    (row,) = list_detectors("mask_*")
+    assert (row["parameters"], row["weights"][0]["name"]) == (card["parameters"], card["name"])
+    assert list_detectors("cascade_*") == []
 
 
 def test_a_file_of_that_name_goes_before(made, monkeypatch, tmp_path):
