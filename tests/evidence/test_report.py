@@ -107,15 +107,16 @@ def test_costs_that_were_measured_are_shown(result: dict[str, Any]):
         model |= {
             "elementwise": 4_321_000, "saved_bytes_per_image": 1_230_000, "train_ratio": None if ratio == 1 else told,
             "train_energy": {"joules_per_image": 0.01234, "ratio": told}, "eval_energy": None,
+            "train_peak_bytes": 3_250_000_000, "eval_peak_bytes": 998_000,
         }  # fmt: skip
     headings, rows = cost_table(result)
     assert headings == [
         "network", "parameters", "MACs", "other operations", "training, ms/image", "evaluation, ms/image",
-        "kept for backward, per image", "training, J/image",
+        "kept for backward, per image", "peak in training (evaluation)", "training, J/image",
     ]  # fmt: skip
-    assert rows[0][3:] == ["4.32 M", "0.3 ± 10%", "0.15 ± 0%", "1.23 MB", "0.0123"]
+    assert rows[0][3:] == ["4.32 M", "0.3 ± 10%", "0.15 ± 0%", "1.23 MB", "3.25 GB\n(998 kB)", "0.0123"]
     assert rows[2][4] == "0.3 ± 10%\n× 1.25 [1.23, 1.28]"
-    assert rows[2][7] == "0.0123\n× 1.25 [1.23, 1.28]"
+    assert rows[2][8] == "0.0123\n× 1.25 [1.23, 1.28]"
     page = render_report(result)
     assert "0.3 ± 10%<br><small>× 1.25 [1.23, 1.28]</small>" in page
 

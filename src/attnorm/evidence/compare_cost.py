@@ -25,7 +25,7 @@ from attnorm.training.evaluation import autocast
 from attnorm.training.processes import Processes, choose_device
 from attnorm.training.task import make_task
 
-ROUNDS, LIMIT_S = 41, 30.0  # of training, and of evaluation; large networks have fewer rounds, at least 6
+ROUNDS, LIMIT_S = 21, 30.0  # of training, and of evaluation; large networks have fewer rounds, at least 6
 # Where torch measures memory on a CPU, its profiler would write about itself on stderr.
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 ENERGY_S = 6.0  # of each network in training and in evaluation; meters count in steps of up to 100 ms

@@ -54,7 +54,8 @@ class ComparisonProgress:
             console=self.console,
             disable=self.mode != "bar",
         )
-        self.task = self.bar.add_task("starting", total=runs * epochs)
+        self.task = self.bar.add_task("", total=runs * epochs)
+        self._update()
 
     def __enter__(self) -> Self:
         self.bar.start()

@@ -128,7 +128,8 @@ class _Child:
     def _listen(self, events: "Queue[tuple[_Child, Event]]") -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            events.put((self, json.loads(line)))
+            if line.endswith(b"\n"):  # else it died while it wrote
+                events.put((self, json.loads(line)))
         code = self.process.wait()
         why = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         events.put((self, {"event": "died", "why": why}))

@@ -37,10 +37,10 @@ ul.verdicts li.first { font-weight: 600; }
 .wide { overflow-x: auto; }
 .wide.picture svg { min-width: 44rem; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: .92rem; }
-th, td { padding: .4rem .7rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
+th, td { padding: .4rem .5rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
 th { color: var(--soft); font-weight: 600; vertical-align: bottom; white-space: normal; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
-td:first-child { min-width: 12rem; max-width: 17rem; white-space: normal; }
+td:first-child { min-width: 10.5rem; max-width: 17rem; white-space: normal; }
 li { overflow-wrap: anywhere; }
 td small { color: var(--soft); }
 table.words td, table.words th { text-align: left; white-space: normal; }

@@ -65,8 +65,7 @@ def cost_table(result: Mapping[str, Any]) -> Table:
         ("training, ms/image", lambda model: _time(model, "train")),
         ("evaluation, ms/image", lambda model: _time(model, "eval")),
         ("kept for backward, per image", lambda model: _bytes(model.get("saved_bytes_per_image"))),
-        ("peak in training", lambda model: _bytes(model.get("train_peak_bytes"))),
-        ("peak in evaluation", lambda model: _bytes(model.get("eval_peak_bytes"))),
+        ("peak in training (evaluation)", _peaks),
         ("training, J/image", lambda model: _joules(model, "train")),
         ("evaluation, J/image", lambda model: _joules(model, "eval")),
     ]
@@ -147,6 +146,11 @@ def _joules(model: Mapping[str, Any], kind: str) -> str | None:
 
 def _times_baseline(ratio: Mapping[str, float] | None) -> str:
     return "\n× {median:.2f} [{low:.2f}, {high:.2f}]".format(**ratio) if ratio and ratio["median"] != 1 else ""
+
+
+def _peaks(model: Mapping[str, Any]) -> str | None:
+    train, evaluate = _bytes(model.get("train_peak_bytes")), _bytes(model.get("eval_peak_bytes"))
+    return f"{train}\n({evaluate})" if train and evaluate else None
 
 
 def _bytes(count: int | None) -> str | None:
