@@ -114,7 +114,7 @@ def add(run: Path, name: str, data_dir: Path, folder: Path = FOLDER) -> dict[str
         "epochs": record["config"]["epochs"],
         "measured": measured(source, record, data_dir),
         "date": datetime.fromtimestamp((run / "record.json").stat().st_mtime, UTC).date().isoformat(),
-        "commit": record["git"]["commit"],
+        "git": record["git"],
         "versions": record["versions"],
         "machine": record["environment"],
         "intended_use": USE,
@@ -213,7 +213,8 @@ def page(cards: Sequence[Mapping[str, Any]]) -> str:
         'model = timm.create_model("resnet20_cifar_an", pretrained=True, num_classes=3, in_chans=3)  # to fine-tune\n'
         "```",
         markdown_table(["name", "data", "on the test part", "parameters", "MB"], rows).rstrip(),
-        "Accuracies have Wilson's 95 % interval, which is about the choice of test images. One run each, one seed: the "
+        "Accuracies have Wilson's 95 % interval, which is about the choice of test images; AP has none, and "
+        "its evaluation images are few. Numbers are of the last epoch. One run each, one seed: the "
         "table does not say which norm is better. [Results](results.md) has comparisons over seeds. Weights are under "
         "Apache-2.0, the data under the licences named below.",
     ]
@@ -222,7 +223,8 @@ def page(cards: Sequence[Mapping[str, Any]]) -> str:
 
 def section(card: Mapping[str, Any]) -> str:
     """One card as Markdown."""
-    data, images = card["data"], card["input"]
+    data, images, git = card["data"], card["input"], card["git"]
+    changed = " with uncommitted changes" if git["dirty"] else ""
     versions = ", ".join(f"{key} {value}" for key, value in card["versions"].items())
     channels = {1: "grey", 3: "colour"}.get(images["in_chans"], f"{images['in_chans']} channels")
     size = f"{images['image_size']}×{images['image_size']} pixels" if card["task"] == "classification" else (
@@ -237,7 +239,7 @@ def section(card: Mapping[str, Any]) -> str:
         "Intended use": card["intended_use"],
         "Limits": data["limits"],
         "Licence of the weights": card["licence"],
-        "Made": f"{card['date']}, commit {(card['commit'] or 'unknown')[:12]}; {versions}",
+        "Made": f"{card['date']}, commit {(git['commit'] or 'unknown')[:12]}{changed}; {versions}",
         "File": f"{card['size']:,} bytes, sha256 `{card['sha256']}`",
     }
     rows = "\n".join(f"- **{name}**: {value}" for name, value in lines.items())

@@ -17,14 +17,15 @@ class SwapConfig:
     Args:
         model: network of timm, by name or name and tag (resnet50.a1_in1k), or of torchvision (torchvision:resnet50),
             whose published weights are taken unless weights names others. Not needed for a checkpoint of this package.
-        weights: checkpoint of `attnorm train` or a name of `attnorm models`'s shipped ones, which say which network it
-            is; or with model a file of weights of it (.pth, .pt, .safetensors; a pickle is read as data).
+        weights: checkpoint of `attnorm train`, or the name of a trained network that `attnorm models` lists; or, with
+            model, any file of weights of that network (.pth, .pt, .safetensors; a pickle is read as data).
         output: .safetensors file to write, a checkpoint for `attnorm eval`, `predict` and `train --initial-checkpoint`.
         placement: which norms become AN: auto or a name of attnorm.layers.placement.PLACEMENTS.
         num_components: K, one number, or one for each stage of the placement such as 10-10-20-20; the placement's own
             when not given.
-        gate: of the attention; the paper's hard_sigmoid when not given.
-        num_classes: classes of the network; those of the weights when not given. Another number gives a new classifier.
+        gate: of the attention: hard_sigmoid, sigmoid or softmax; the paper's, the first one, when not given.
+        num_classes: classes of the network; those of the weights when not given. Another number than the published
+            weights' gives a new classifier.
         in_chans: image channels of the network; those of the weights when not given.
         seed: decides how the components differ from each other.
         json: also write what was done and how far the outputs differ to this file.
