@@ -30,6 +30,7 @@ TWINS = {f"{network}_an_{norms}": network for network, norms in [
     *(("resnet50", norms) for norms in ("bn3", "bn123", "all")),
 ]}  # fmt: skip
 KINDS = {"train": "training step", "fine_tune": "fine-tuning step", "eval": "evaluation"}
+PROFILE = "profile_resnet50"  # of `attnorm profile --json`
 NOT_MEASURED = "Not measured yet.\n"
 Results = Mapping[str, Mapping[str, Any]]
 
@@ -73,10 +74,10 @@ def _range(cells: Sequence[str]) -> str:
 
 def _power(results: Results) -> str:
     """Joules where a meter was read, else the reason why none was."""
-    profile = results.get("profile")
-    if profile is None:
+    energy = results.get(PROFILE, {}).get("energy")
+    if energy is None:
         return NOT_MEASURED.strip()
-    return f"not measured: {profile['meter']['reason']}"
+    return "see below" if energy["meter"] else f"not measured: {energy['why_not']}"
 
 
 def published_top1(_: Results) -> str:
@@ -192,6 +193,35 @@ def _time_rows(results: Results) -> list[list[str]]:
     return lines
 
 
+def power(results: Results) -> str:
+    """Joules per image of each network net of the machine's rest, or why there are none."""
+    profile = results.get(PROFILE)
+    if profile is None:
+        return NOT_MEASURED
+    energy = profile["energy"]
+    if energy["meter"] is None:
+        return f"Here: {energy['why_not']} ({profile['date'][:10]}).\n"
+    lines: list[list[str]] = []
+    for case in profile["cases"]:
+        for name, row in case["networks"].items():
+            lines.append([name, case["mode"], str(case["batch_size"]), f"{row['energy']['joules_per_image']:.3g}"])
+    return markdown_table(["network", "what", "batch", "joules per image, net of rest"], lines)
+
+
+def memory(results: Results) -> str:
+    """Peak memory and bytes kept for backward of the profiled networks."""
+    profile = results.get(PROFILE)
+    if profile is None:
+        return NOT_MEASURED
+    lines: list[list[str]] = []
+    for case in profile["cases"]:
+        for name, row in case["networks"].items():
+            kept = row.get("saved_bytes")
+            cells = [f"{value / 1e6:.1f}" if value is not None else "–" for value in (row["peak_bytes"], kept)]
+            lines.append([name, case["mode"], str(case["batch_size"]), *cells])
+    return markdown_table(["network", "what", "batch", "peak memory, MB", "kept for backward, MB"], lines)
+
+
 TABLES: dict[str, Callable[[Results], str]] = {
     "summary": summary,
     "published_top1": published_top1,
@@ -199,6 +229,8 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "measured": measured,
     "sizes": sizes,
     "times": times,
+    "memory": memory,
+    "power": power,
 }
 
 

@@ -12,7 +12,9 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from attnorm.evidence.plots import COLOURS, STYLE, TEXT_COLOUR
+from attnorm.evidence.statistics import paired_difference
 from attnorm.training.metric import METRICS
+from benchmarks.transfer_pages import ARMS, NAMES, SCRATCH, targets
 
 # What a comparison is called, and the claim that it speaks to. One that is not here is not a claim's evidence.
 COMPARISONS = {
@@ -60,7 +62,7 @@ def differences(results: Mapping[str, Mapping[str, Any]]) -> list[Difference]:
     Args:
         results: The contents of benchmarks/results/ by name.
     """
-    found = [*_comparisons(results), *_imagenette(results), *_detection(results)]
+    found = [*_comparisons(results), *_imagenette(results), *_detection(results), *_transfer(results)]
     order = ("accuracy", "detection", "transfer")
     return sorted(found, key=lambda difference: order.index(difference.claim))
 
@@ -122,6 +124,29 @@ def _detection(results: Mapping[str, Mapping[str, Any]]) -> Iterator[Difference]
                 low=low,
                 high=high,
                 over=f"{difference['images']} images, 1 seed",
+            )
+
+
+def _transfer(results: Mapping[str, Mapping[str, Any]]) -> Iterator[Difference]:
+    """From scratch, with AN from the start, and swapped in before fine-tuning, against BatchNorm of the same seeds."""
+    record = results.get("transfer_cifar10")
+    if record is None:
+        return
+    for target in targets(record):
+        for arm, baseline in (("an_scratch", "bn_scratch"), ("an", "bn"), ("swapped", "bn")):
+            scratch = arm in SCRATCH
+            values = record["top1"][target]
+            found = paired_difference(values[arm], values[baseline])
+            low, high = found.interval or (None, None)
+            yield Difference(
+                claim="accuracy" if scratch else "transfer",
+                data=NAMES[target] if scratch else f"{NAMES[record['study']['source']]} to {NAMES[target]}",
+                networks=ARMS[arm],
+                number="top-1",
+                points=found.mean,
+                low=low,
+                high=high,
+                over=f"{found.n} seeds",
             )
 
 

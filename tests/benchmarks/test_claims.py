@@ -153,5 +153,38 @@ def test_the_summary_counts_what_the_rows_show():
     assert "| +0.50 to +2.02 points on ImageNet |" in table
     assert "| 1.005 to 1.044 times BatchNorm's, on CPUs |" in table
     assert table.count("Not measured yet.") == 3  # detection, transfer, power
-    reason = {"profile": {"meter": {"reason": "no meter on this machine"}}}
-    assert "not measured: no meter on this machine" in claims.summary({**kept, **reason})
+    assert "not measured: no meter on this machine" in claims.summary({**kept, **profiled(None)})
+
+
+def profiled(meter):
+    why = None if meter else "no meter on this machine"
+    row = {"peak_bytes": 123_456_789, "energy": {"joules_per_image": 1.2345} if meter else None}
+    cases = [
+        {"mode": "inference", "batch_size": 8, "networks": {"resnet50_an": row}},
+        {"mode": "training", "batch_size": 8, "networks": {"resnet50_an": {**row, "saved_bytes": 2_000_000}}},
+    ]
+    return {"profile_resnet50": {"date": "2026-01-02T03", "energy": {"meter": meter, "why_not": why}, "cases": cases}}
+
+
+def test_power_and_memory_by_hand():
+    assert claims.power(profiled(None)) == "Here: no meter on this machine (2026-01-02).\n"
+    lines = claims.power(profiled({"name": "RAPL"})).splitlines()
+    assert lines[2:] == ["| resnet50_an | inference | 8 | 1.23 |", "| resnet50_an | training | 8 | 1.23 |"]
+    lines = claims.memory(profiled(None)).splitlines()
+    assert lines[2:] == ["| resnet50_an | inference | 8 | 123.5 | – |", "| resnet50_an | training | 8 | 123.5 | 2.0 |"]
+    assert claims.power({}) == claims.memory({}) == "Not measured yet.\n"
+
+
+def test_transfer_is_paired_by_seed():
+    """1, 2 and 3 points ahead: 2 on average, with a 95% interval of 4.303 / sqrt(3) on both sides."""
+    arms = {"bn": [50.0, 51.0, 52.0], "an": [51.0, 53.0, 55.0], "swapped": [50.0, 51.0, 52.0]}
+    scratch = {"bn_scratch": [40.0, 41.0, 42.0], "an_scratch": [39.0, 41.0, 43.0]}
+    top1 = {"source": {}, "fashion_mnist": arms | scratch}
+    found = differences({"transfer_cifar10": {"study": {"source": "cifar10"}, "top1": top1}})
+    assert [(row.claim, row.data, row.networks) for row in found] == [
+        ("accuracy", "Fashion-MNIST", "AN from scratch"),
+        ("transfer", "CIFAR-10 to Fashion-MNIST", "AN, fine-tuned"),
+        ("transfer", "CIFAR-10 to Fashion-MNIST", "BN swapped to AN, fine-tuned"),
+    ]
+    assert (found[1].low, found[1].high) == pytest.approx((2 - 4.3027 / 3**0.5, 2 + 4.3027 / 3**0.5), abs=1e-4)
+    assert [row.shown for row in found] == ["no difference shown"] * 3
