@@ -204,7 +204,8 @@ def power(results: Results) -> str:
     lines: list[list[str]] = []
     for case in profile["cases"]:
         for name, row in case["networks"].items():
-            lines.append([name, case["mode"], str(case["batch_size"]), f"{row['energy']['joules_per_image']:.3g}"])
+            joules = "–" if row["energy"] is None else f"{row['energy']['joules_per_image']:.3g}"
+            lines.append([name, case["mode"], str(case["batch_size"]), joules])
     return markdown_table(["network", "what", "batch", "joules per image, net of rest"], lines)
 
 
@@ -216,8 +217,8 @@ def memory(results: Results) -> str:
     lines: list[list[str]] = []
     for case in profile["cases"]:
         for name, row in case["networks"].items():
-            kept = row.get("saved_bytes")
-            cells = [f"{value / 1e6:.1f}" if value is not None else "–" for value in (row["peak_bytes"], kept)]
+            values = (row.get("peak_bytes"), row.get("saved_bytes"))
+            cells = [f"{value / 1e6:.1f}" if value is not None else "–" for value in values]
             lines.append([name, case["mode"], str(case["batch_size"]), *cells])
     return markdown_table(["network", "what", "batch", "peak memory, MB", "kept for backward, MB"], lines)
 

@@ -10,7 +10,7 @@ import torch
 from attnorm.cli import main
 from attnorm.detection.config import DetectorConfig
 from attnorm.errors import ConfigError, JobError
-from attnorm.evidence import interleaved, profile, profile_energy
+from attnorm.evidence import interleaved, profile, profile_energy, profile_networks
 from attnorm.evidence.meters import NoMeterError
 from attnorm.evidence.profile import profile_models
 from attnorm.evidence.profile_config import ProfileConfig
@@ -295,3 +295,12 @@ def test_a_checkpoint_brings_its_images_classes_and_accuracy(tmp_path: Path):
     assert [model["num_classes"] for model in result["models"]] == [5, 10]
     assert [model["accuracy"] for model in result["models"]] == [61.5, None]
     assert result["models"][0]["parameters"] == sum(p.numel() for p in network.parameters())
+
+
+def test_torchvisions_networks_by_name():
+    """A prefix and no module of one's own; torchvision's ResNet-18 has the parameters of timm's."""
+    networks, images = profile_networks.build(config(models="torchvision:resnet18,resnet18", image_size=64))
+    counts = [sum(p.numel() for p in network.model.parameters()) for network in networks]
+    assert counts == [11_689_512] * 2
+    assert [network.num_classes for network in networks] == [1000, 1000]
+    assert images.size == 64

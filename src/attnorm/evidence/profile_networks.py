@@ -18,13 +18,15 @@ from attnorm.detection.detector import Detector
 from attnorm.errors import ConfigError, JobError
 from attnorm.evidence.profile_config import ProfileConfig
 from attnorm.evidence.timing import Batch, ClassifiedImages, ImagesWithObjects
-from attnorm.models import create_model
+from attnorm.models import create_model, shipped
+from attnorm.models.torchvision_networks import is_torchvision
 from attnorm.training.checkpoint import check_classifies, load_checkpoint, read_meta
 from attnorm.training.header import CheckpointMeta
 
 _FUNCTION = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_]\w*)")  # an option of a network, norm=an, has a "=" in it
 DETECTOR_CLASSES = 2  # with the background: then nothing that a detector sees depends on what it has learnt
 OWN_SIZE = 224  # of networks that do not say what images they are for
+UNKNOWN = sys.maxsize  # classes, until an image went through the network
 SHAPES = 240  # pictures that are different
 
 
@@ -98,7 +100,7 @@ def build(config: ProfileConfig) -> tuple[list[Network], Images]:
         CheckpointError: a checkpoint cannot be used.
         JobError: a network cannot be built, or cannot take the images.
     """
-    metas = {name: _meta(name) for name in config.names if name.endswith(".safetensors")}
+    metas = {name: _meta(name) for name in config.names if name.endswith(".safetensors") or name in shipped.cards()}
     channels = config.in_chans or next((meta.in_chans for meta in metas.values()), 3)
     networks = [_build(name, config, channels, metas.get(name)) for name in config.names]
     if len({network.detects for network in networks}) > 1:
@@ -133,7 +135,7 @@ def _build(name: str, config: ProfileConfig, channels: int, meta: CheckpointMeta
             return _of_checkpoint(name, config, channels, meta)
         if is_detector(name):
             return _detector(name, config, channels)
-        if _FUNCTION.fullmatch(name):
+        if _FUNCTION.fullmatch(name) and not is_torchvision(name):
             return _of_function(name)
         return _named(name, config, channels)
 
@@ -144,7 +146,8 @@ def _named(name: str, config: ProfileConfig, channels: int) -> Network:
         options["num_classes"] = config.num_classes
     model: Any = create_model(name, **options)
     size = (getattr(model, "pretrained_cfg", None) or {}).get("input_size", (3, OWN_SIZE, OWN_SIZE))[-1]
-    return Network(name=name, kind="name", model=model, image_size=size, num_classes=model.num_classes)
+    classes = getattr(model, "num_classes", UNKNOWN)
+    return Network(name=name, kind="name", model=model, image_size=size, num_classes=classes)
 
 
 def _detector(name: str, config: ProfileConfig, channels: int) -> Network:
@@ -209,8 +212,7 @@ def _of_function(name: str) -> Network:
             ) from error
     if not isinstance(model, nn.Module):
         raise JobError(f"{name} must give a torch.nn.Module; got {type(model).__name__}")
-    # Its classes show when it is tried.
-    return Network(name=name, kind="function", model=model, image_size=OWN_SIZE, num_classes=sys.maxsize)
+    return Network(name=name, kind="function", model=model, image_size=OWN_SIZE, num_classes=UNKNOWN)
 
 
 @contextmanager
