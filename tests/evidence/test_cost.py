@@ -6,7 +6,7 @@ from torch import nn
 
 from attnorm.evidence.cost import count_macs, count_parameters
 from attnorm.evidence.table import in_units
-from attnorm.evidence.timing import ClassifiedImages, Timing, time_networks
+from attnorm.evidence.timing import Timing
 
 
 def small_network() -> nn.Sequential:
@@ -45,30 +45,6 @@ def test_parameters_by_hand():
 def test_shared_parameters_count_once():
     linear = nn.Linear(4, 4)
     assert count_parameters(nn.Sequential(linear, linear)) == 20
-
-
-class Clock(nn.Module):
-    """A network whose training pass takes 3 ticks of a simulated clock, its evaluation pass 1."""
-
-    def __init__(self, clock: list[float], tick: float):
-        super().__init__()
-        self.linear, self.clock, self.tick = nn.Linear(12, 4), clock, tick
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.clock[0] += self.tick * (3 if self.training else 1)
-        return self.linear(x.flatten(1))
-
-
-def test_times_are_medians_of_rounds_in_turn(monkeypatch: pytest.MonkeyPatch):
-    """Against a clock that only the networks move: milliseconds per image, the first (warming) round left out."""
-    clock = [0.0]
-    monkeypatch.setattr("attnorm.evidence.timing.time.perf_counter", lambda: clock[0])
-    models = {"quick": Clock(clock, 0.01), "slow": Clock(clock, 0.04)}
-    times = time_networks(models, ClassifiedImages.random(5, (3, 2, 2), 4), rounds=3)
-    for name, tick in (("quick", 10), ("slow", 40)):
-        assert times[name]["train"].median == pytest.approx(3 * tick / 5)
-        assert times[name]["eval"].median == pytest.approx(tick / 5)
-        assert times[name]["eval"].low == pytest.approx(times[name]["eval"].high)
 
 
 def test_quartiles_show_the_spread():

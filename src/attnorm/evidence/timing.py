@@ -1,22 +1,13 @@
-"""What a network costs in time: a training step and an evaluation pass, measured side by side.
-
-The networks take turns, round by round, so that whatever else the machine does falls on all of them alike; of the
-rounds the median counts, and the quartiles show how steady it was.
-"""
+"""What networks are timed on, and how a timing is summed up: the median counts, quartiles show how steady it was."""
 
 import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from attnorm.training.evaluation import autocast
-
-ROUNDS = 9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,67 +102,7 @@ class ImagesWithObjects:
         return cast(Any, model).detect(self.images)
 
 
-def time_networks(
-    models: Mapping[str, nn.Module],
-    batch: Batch,
-    *,
-    device: torch.device | str = "cpu",
-    precision: str = "32",
-    channels_last: bool = False,
-    rounds: int = ROUNDS,
-) -> dict[str, dict[str, Timing]]:
-    """Times every network on one and the same batch.
-
-    Args:
-        models: the networks by name; their running statistics and gradients are changed.
-        batch: images, with what is to be learnt of them.
-        device: where they run.
-        precision: "32", "bf16" or "fp16".
-        channels_last: memory format of weights and images.
-        rounds: how often each is timed, after one pass to warm up.
-
-    Returns:
-        By name "train" (forward, loss, backward; no optimizer step) and "eval" (forward).
-    """
-    device = torch.device(device)
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    batch = batch.to(device, memory_format)
-    seconds: dict[tuple[str, str], list[float]] = {}
-    placed = {name: model.to(device).to(memory_format=memory_format) for name, model in models.items()}  # pyright: ignore
-    for round_number in range(rounds + 1):
-        for name, model in placed.items():
-            train = _duration(lambda model=model: _train_step(model, batch, precision, device), device)
-            evaluate = _duration(lambda model=model: _eval_pass(model, batch, precision, device), device)
-            if round_number > 0:
-                seconds.setdefault((name, "train"), []).append(train)
-                seconds.setdefault((name, "eval"), []).append(evaluate)
-    return {name: {kind: Timing.of(seconds[name, kind], batch.count) for kind in ("train", "eval")} for name in models}
-
-
-def _duration(run: Callable[[], object], device: torch.device) -> float:
-    """Seconds that one call takes, the device's work included."""
-    wait(device)
-    start = time.perf_counter()
-    run()
-    wait(device)
-    return time.perf_counter() - start
-
-
 def wait(device: torch.device) -> None:
     """Wait until the device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def _train_step(model: nn.Module, batch: Batch, precision: str, device: torch.device) -> None:
-    model.train()
-    model.zero_grad(set_to_none=True)
-    with autocast(precision, device):
-        loss = batch.loss(model)
-    loss.backward()
-
-
-def _eval_pass(model: nn.Module, batch: Batch, precision: str, device: torch.device) -> None:
-    model.eval()
-    with torch.no_grad(), autocast(precision, device):
-        batch.infer(model)
