@@ -19,7 +19,7 @@ from typing import Any
 from attnorm.detection import published as published_detectors
 from attnorm.evidence.plots import save_png
 from attnorm.models import published as published_networks
-from benchmarks import pages
+from benchmarks import mixtures, pages
 from benchmarks.differences import SHOWN, Difference, differences, forest
 from benchmarks.record import RESULTS, ROOT
 from benchmarks.results_table import markdown_table
@@ -223,6 +223,11 @@ def memory(results: Results) -> str:
     return markdown_table(["network", "what", "batch", "peak memory, MB", "kept for backward, MB"], lines)
 
 
+def mixture(results: Results) -> str:
+    """How much of the mixture is in use, on a network's own data and elsewhere."""
+    return mixtures.table(results["mixtures"]) if "mixtures" in results else NOT_MEASURED
+
+
 TABLES: dict[str, Callable[[Results], str]] = {
     "summary": summary,
     "published_top1": published_top1,
@@ -232,6 +237,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "times": times,
     "memory": memory,
     "power": power,
+    "mixture": mixture,
 }
 
 
