@@ -84,7 +84,8 @@ def without_paths(result: Mapping[str, Any]) -> dict[str, Any]:
     """The comparison without the names of the machine's folders: the same numbers, fit for publishing."""
     folders = {name: result["config"].get(name) for name in PATHS}
     weights = result["config"].get("initial_checkpoint")
-    command = result["command"].replace(weights, Path(weights).name) if weights else result["command"]
+    command = result["command"].replace(f"{ROOT}/", "")
+    command = command.replace(weights, Path(weights).name) if weights else command
     for name, folder in sorted(folders.items(), key=lambda item: -len(item[1] or "")):
         if folder:
             command = command.replace(folder, {"data_dir": "DATA_DIR", "output": "OUTPUT"}.get(name, "PATH"))

@@ -67,11 +67,13 @@ def test_folders_of_the_machine_are_not_published(site: Path):
 def test_weights_to_start_from_are_named_without_their_folder(result: dict[str, Any]):
     config = result["config"] | {"initial_checkpoint": "/elsewhere/weights/{backbone}.safetensors"}
     run = {"record": {"initial": {"source": "/elsewhere/weights/resnet18.safetensors", "taken": ["conv1.weight"]}}}
-    command = "attnorm compare --initial-checkpoint '/elsewhere/weights/{backbone}.safetensors'"
+    recipe = results_table.ROOT / "configs" / "quickstart" / "nuclei.yaml"
+    command = f"attnorm compare --config {recipe} --initial-checkpoint '/elsewhere/weights/{{backbone}}.safetensors'"
     public = results_table.without_paths(result | {"config": config, "runs": [run], "command": command})
     assert public["config"]["initial_checkpoint"] == "{backbone}.safetensors"
     assert public["runs"][0]["record"]["initial"] == {"source": "resnet18.safetensors", "taken": ["conv1.weight"]}
-    assert public["command"] == "attnorm compare --initial-checkpoint '{backbone}.safetensors'"
+    start = "attnorm compare --config configs/quickstart/nuclei.yaml"
+    assert public["command"] == f"{start} --initial-checkpoint '{{backbone}}.safetensors'"
 
 
 def test_costs_that_were_measured_get_a_table(site: Path, result: dict[str, Any]):

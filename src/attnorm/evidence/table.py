@@ -129,8 +129,8 @@ def in_units(count: int) -> str:
 
 
 def _milliseconds(timing: Mapping[str, float]) -> str:
-    half = (timing["high"] - timing["low"]) / 2
-    return f"{timing['median']:.3g} ± {half / timing['median']:.0%}"
+    median, half = timing["median"], (timing["high"] - timing["low"]) / 2
+    return f"{median:{'.0f' if median >= 1000 else '.3g'}} ± {half / median:.0%}"
 
 
 def _time(model: Mapping[str, Any], kind: str) -> str:
