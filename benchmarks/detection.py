@@ -10,8 +10,9 @@ AN alone, over-fitted to the images that it is evaluated on, by configs/quicksta
 data; BACKBONES holds resnet18.safetensors and resnet18_an.safetensors, from which the detectors start. Everything goes
 through the command line, as a user would do it; a run that is done is not repeated. Writes into benchmarks/results/ the
 comparison, CASE_resnet18.json, and detection_path.json: the numbers of `attnorm eval`, and the difference between the
-networks with its interval over images. docs/images/detection_CASE.png shows the first images: what is there, and what
-each network found. docs/results.md shows all that; --renew writes its tables anew. Further flags go to the training.
+networks with its interval over images. detection_CASE.png, in docs/images where the images are in the public domain,
+else in the output folder, shows the first of them: what is there, and what each network found. docs/results.md shows
+all that; --renew writes its tables anew. Further flags go to the training.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from faster_coco_eval.core import mask as coco
 from PIL import Image
 
 from attnorm.data import CocoConfig, DataConfig, load_detection
@@ -52,16 +54,18 @@ class Case:
     Attributes:
         models: By the recipe configs/quickstart/NAME.yaml.
         annotations: To evaluate on, with `images`; within the data's folder.
+        shown: Whether docs may show its images: those of the others are under licences that ask for attribution.
     """
 
     models: tuple[str, ...]
     annotations: str
     images: str
+    shown: bool = False
 
 
 CASES = {
     "nuclei": Case(
-        ("mask_rcnn_resnet18_fpn", "mask_rcnn_resnet18_an_fpn"), "annotations/instances_val.json", "images/val"
+        ("mask_rcnn_resnet18_fpn", "mask_rcnn_resnet18_an_fpn"), "annotations/instances_val.json", "images/val", True
     ),
     "facade512": Case(
         ("mask_rcnn_resnet18_fpn", "mask_rcnn_resnet18_an_fpn"), "annotations/instances_val.json", "images/val"
@@ -198,7 +202,7 @@ def _by_image(entries: Sequence[dict[str, Any]]) -> dict[int, list[dict[str, Any
     return grouped
 
 
-def draw(name: str, runs: Mapping[str, Path], options: argparse.Namespace) -> None:
+def draw(name: str, runs: Mapping[str, Path], options: argparse.Namespace, folder: Path) -> None:
     """A picture with a row for each of the first images: the ground truth, then what each network found above 0.5."""
     case = CASES[name]
     settings = DataConfig(
@@ -215,7 +219,7 @@ def draw(name: str, runs: Mapping[str, Path], options: argparse.Namespace) -> No
     rows: list[list[Image.Image]] = []
     for place, image in enumerate(truth["images"][:PICTURES]):
         picture = part.image(place)
-        columns = [[{**entry, "score": 1.0} for entry in objects.get(image["id"], ())]]
+        columns = [[_as_found(entry, picture) for entry in objects.get(image["id"], ())]]
         columns += [[entry for entry in each.get(image["id"], ()) if entry["score"] > 0.5] for each in found]
         drawn = [draw_detections(picture, entries, names) for entries in columns]
         rows.append([each.resize((WIDTH, round(each.height * WIDTH / each.width))) for each in drawn])
@@ -226,8 +230,18 @@ def draw(name: str, runs: Mapping[str, Path], options: argparse.Namespace) -> No
         for column, each in enumerate(row):
             sheet.paste(each, (column * (WIDTH + GAP), top))
         top += row[0].height + GAP
-    with replacing(options.images / f"detection_{name}.png") as temporary:
+    with replacing(folder / f"detection_{name}.png") as temporary:
         sheet.save(temporary, format="png", optimize=True)
+
+
+def _as_found(entry: dict[str, Any], picture: Image.Image) -> dict[str, Any]:
+    """An annotation as an entry of a results file: a score, and the mask as compressed run lengths."""
+    mask = entry["segmentation"]
+    if isinstance(mask, list):
+        mask = coco.merge(coco.frPyObjects(mask, picture.height, picture.width))  # pyright: ignore
+    elif isinstance(mask["counts"], list):
+        mask = coco.frPyObjects(mask, picture.height, picture.width)  # pyright: ignore
+    return {**entry, "segmentation": mask, "score": 1.0}
 
 
 def table(record: Mapping[str, Any], name: str) -> str:
@@ -287,7 +301,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error("name a case, --data-dir and --backbones, or give --renew")
         runs = trained(options.case, options, flags)
         step = measured(options.case, runs, options)
-        draw(options.case, runs, options)
+        draw(options.case, runs, options, options.images if CASES[options.case].shown else options.output)
         print(json.dumps(step, indent=2), flush=True)
         others = [other for other in record["steps"] if other["case"] != step["case"]]
         record["steps"] = sorted([*others, step], key=lambda other: other["case"])
