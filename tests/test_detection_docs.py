@@ -97,7 +97,7 @@ def test_commands_are_understood(arguments: list[str], monkeypatch: pytest.Monke
 
 def test_the_readme_has_the_same_three_commands():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    section = readme[readme.index("## Detection") : readme.index("## More")]
+    section = readme.partition("## Detection\n")[2].partition("\n## ")[0]
     assert commands(section) == commands(PAGE)[:3]
     assert [command[0] for command in commands(section)] == ["train", "eval", "predict"]
 

@@ -1,14 +1,34 @@
 """The README's example runs as printed, and the commands it names exist."""
 
 import re
+import shlex
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 
 import attnorm
+from attnorm.evidence.config import CompareConfig
+from attnorm.evidence.inspect_config import InspectConfig
+from attnorm.evidence.profile_config import ProfileConfig
+from attnorm.options import parse_settings
+from attnorm.training.config import TrainConfig
+from attnorm.training.swap_config import SwapConfig
+from attnorm.training.use_config import ConvertConfig, EvalConfig, PredictConfig
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+SETTINGS: dict[str, Any] = {
+    "train": TrainConfig,
+    "eval": EvalConfig,
+    "predict": PredictConfig,
+    "compare": CompareConfig,
+    "convert": ConvertConfig,
+    "profile": ProfileConfig,
+    "inspect": InspectConfig,
+    "swap": SwapConfig,
+}
 PYTHON_BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
@@ -44,3 +64,14 @@ def test_make_targets_named_in_the_docs_exist():
 def test_relative_links_lead_somewhere():
     for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
         assert (ROOT / link).exists(), link
+
+
+def test_commands_are_understood(monkeypatch: pytest.MonkeyPatch):
+    """Every indented line that starts with `attnorm`, continued lines joined; nothing is run."""
+    monkeypatch.chdir(ROOT)
+    lines = re.findall(r"^ {4}attnorm +(.*)", README.replace("\\\n", " "), re.MULTILINE)
+    assert {line.split()[0] for line in lines} == SETTINGS.keys()
+    for name, *arguments in map(shlex.split, lines):
+        settings = SETTINGS[name]
+        recipe = settings in (TrainConfig, CompareConfig)
+        parse_settings(settings, arguments, command=f"attnorm {name}", recipe=recipe)
