@@ -19,6 +19,7 @@ from benchmarks.transfer_pages import ARMS, NAMES, SCRATCH, targets
 # What a comparison is called, and the claim that it speaks to. One that is not here is not a claim's evidence.
 COMPARISONS = {
     "fashion_mnist_resnet8": ("accuracy", "Fashion-MNIST, 6 epochs"),
+    "imagenette_resnet18_seeds": ("accuracy", "Imagenette, 128 pixels, 5 epochs"),
     "fashion_mnist_gain5": ("accuracy", "Fashion-MNIST, 6 epochs, AN that starts at gain 1"),
 }
 SHOWN = ("AN ahead", "AN behind", "no difference shown")
@@ -132,6 +133,7 @@ def _transfer(results: Mapping[str, Mapping[str, Any]]) -> Iterator[Difference]:
     record = results.get("transfer_cifar10")
     if record is None:
         return
+    study = record["study"]
     for target in targets(record):
         for arm, baseline in (("an_scratch", "bn_scratch"), ("an", "bn"), ("swapped", "bn")):
             scratch = arm in SCRATCH
@@ -140,8 +142,9 @@ def _transfer(results: Mapping[str, Mapping[str, Any]]) -> Iterator[Difference]:
             low, high = found.interval or (None, None)
             yield Difference(
                 claim="accuracy" if scratch else "transfer",
-                data=NAMES[target] if scratch else f"{NAMES[record['study']['source']]} to {NAMES[target]}",
-                networks=ARMS[arm],
+                data=(NAMES[target] if scratch else f"{NAMES[study['source']]} to {NAMES[target]}")
+                + f", {study['train_images']:,} images, {study['target_epochs']} epochs",
+                networks=f"{study['network']}: {ARMS[arm]}",
                 number="top-1",
                 points=found.mean,
                 low=low,

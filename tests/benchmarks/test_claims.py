@@ -180,11 +180,16 @@ def test_transfer_is_paired_by_seed():
     arms = {"bn": [50.0, 51.0, 52.0], "an": [51.0, 53.0, 55.0], "swapped": [50.0, 51.0, 52.0]}
     scratch = {"bn_scratch": [40.0, 41.0, 42.0], "an_scratch": [39.0, 41.0, 43.0]}
     top1 = {"source": {}, "fashion_mnist": arms | scratch}
-    found = differences({"transfer_cifar10": {"study": {"source": "cifar10"}, "top1": top1}})
+    study = {"source": "cifar10", "network": "resnet8_cifar", "train_images": 10_000, "target_epochs": 2}
+    found = differences({"transfer_cifar10": {"study": study, "top1": top1}})
     assert [(row.claim, row.data, row.networks) for row in found] == [
-        ("accuracy", "Fashion-MNIST", "AN from scratch"),
-        ("transfer", "CIFAR-10 to Fashion-MNIST", "AN, fine-tuned"),
-        ("transfer", "CIFAR-10 to Fashion-MNIST", "BN swapped to AN, fine-tuned"),
+        ("accuracy", "Fashion-MNIST, 10,000 images, 2 epochs", "resnet8_cifar: AN from scratch"),
+        ("transfer", "CIFAR-10 to Fashion-MNIST, 10,000 images, 2 epochs", "resnet8_cifar: AN, fine-tuned"),
+        (
+            "transfer",
+            "CIFAR-10 to Fashion-MNIST, 10,000 images, 2 epochs",
+            "resnet8_cifar: BN swapped to AN, fine-tuned",
+        ),
     ]
     assert (found[1].low, found[1].high) == pytest.approx((2 - 4.3027 / 3**0.5, 2 + 4.3027 / 3**0.5), abs=1e-4)
     assert [row.shown for row in found] == ["no difference shown"] * 3
