@@ -1,18 +1,20 @@
 """The whole detection path on real photographs and microscopy: train, evaluate, predict, and look at it.
 
     python -m benchmarks.detection nuclei    --data-dir DIR --backbones DIR [--output runs/detection] [--seeds 0]
+    python -m benchmarks.detection nuclei_small --data-dir DIR
     python -m benchmarks.detection facade512 --data-dir DIR --backbones DIR
     python -m benchmarks.detection coco_free --data-dir DIR --backbones DIR
     python -m benchmarks.detection --renew
 
-nuclei, facade512: Mask R-CNN with BatchNorm and with AN in the backbone, by configs/quickstart/CASE.yaml. coco_free:
-AN alone, over-fitted to the images that it is evaluated on, by configs/quickstart/coco_free.yaml. DIR holds COCO-format
-data; BACKBONES holds resnet18.safetensors and resnet18_an.safetensors, from which the detectors start. Everything goes
-through the command line, as a user would do it; a run that is done is not repeated. Writes into benchmarks/results/ the
-comparison, CASE_resnet18.json, and detection_path.json: the numbers of `attnorm eval`, and the difference between the
-networks with its interval over images. detection_CASE.png, in docs/images where the images are in the public domain,
-else in the output folder, shows the first of them: what is there, and what each network found. docs/results.md shows
-all that; --renew writes its tables anew. Further flags go to the training.
+nuclei, facade512: Mask R-CNN with BatchNorm and with AN in the backbone, by configs/quickstart/CASE.yaml; nuclei_small:
+the same of a small detector from random weights. coco_free: AN alone, over-fitted to the images that it is evaluated
+on. DIR holds COCO-format data; BACKBONES holds resnet18.safetensors and resnet18_an.safetensors, from which the others
+start. Everything goes through the command line, as a user would do it; a run that is done is not repeated. Writes into
+benchmarks/results/ the comparison, CASE_resnet18.json or nuclei_small.json, and detection_path.json: the numbers of
+`attnorm eval`, and the difference between the networks with its interval over images. detection_CASE.png, in
+docs/images where the images are in the public domain, else in the output folder, shows the first of them
+(benchmarks/detection_picture.py). docs/results.md shows all that; --renew writes its tables anew. Further flags go to
+the training.
 """
 
 import argparse
@@ -27,24 +29,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from faster_coco_eval.core import mask as coco
-from PIL import Image
 
-from attnorm.data import CocoConfig, DataConfig, load_detection
+from attnorm.data import CocoConfig
 from attnorm.detection.average_precision import IouType, average_precision
 from attnorm.detection.config import split_name
-from attnorm.detection.draw import draw_detections
-from attnorm.files import replacing, write_json_atomic
+from attnorm.files import write_json_atomic
 from attnorm.training.checkpoint import read_meta
 from attnorm.training.record import environment, git_state, versions
 from benchmarks import pages, results_table
+from benchmarks.detection_picture import by_image, draw
 from benchmarks.record import RESULTS, ROOT
 
 FORMAT = "attnorm-detection-path"
 RESAMPLES = 200
-PICTURES = 3
-WIDTH = 420  # of a picture, in pixels
-GAP = 6
 
 
 @dataclass(frozen=True)
@@ -55,17 +52,26 @@ class Case:
         models: By the recipe configs/quickstart/NAME.yaml.
         annotations: To evaluate on, with `images`; within the data's folder.
         shown: Whether docs may show its images: those of the others are under licences that ask for attribution.
+        from_backbones: Whether the networks start from backbones that were trained before, or from random weights.
     """
 
     models: tuple[str, ...]
     annotations: str
     images: str
     shown: bool = False
+    from_backbones: bool = True
 
 
 CASES = {
     "nuclei": Case(
         ("mask_rcnn_resnet18_fpn", "mask_rcnn_resnet18_an_fpn"), "annotations/instances_val.json", "images/val", True
+    ),
+    "nuclei_small": Case(
+        ("mask_rcnn_resnet10_small_fpn", "mask_rcnn_resnet10_small_an_fpn"),
+        "annotations/instances_val.json",
+        "images/val",
+        shown=True,
+        from_backbones=False,
     ),
     "facade512": Case(
         ("mask_rcnn_resnet18_fpn", "mask_rcnn_resnet18_an_fpn"), "annotations/instances_val.json", "images/val"
@@ -87,13 +93,14 @@ def trained(name: str, options: argparse.Namespace, flags: Sequence[str]) -> dic
     """Train the networks of a case, unless that is done, and give the folder of each one's first seed."""
     case, output = CASES[name], options.output / name
     shared = ["--config", ROOT / "configs" / "quickstart" / f"{name}.yaml", "--data-dir", options.data_dir, *flags]
-    weights = f"{options.backbones}/{{backbone}}.safetensors"
+    start = ["--initial-checkpoint", f"{options.backbones}/{{backbone}}.safetensors"] if case.from_backbones else []
     several = len(case.models) > 1
     if several:
-        attnorm("compare", *shared, "--models", ",".join(case.models), "--seeds", options.seeds,
-                "--initial-checkpoint", weights, "--output", output)  # fmt: skip
+        attnorm("compare", *shared, "--models", ",".join(case.models), "--seeds", options.seeds, *start,
+                "--output", output)  # fmt: skip
         result = json.loads((output / "compare.json").read_text(encoding="utf-8"))
-        write_json_atomic(options.results / f"{name}_resnet18.json", results_table.without_paths(result))
+        file = f"{name}_resnet18.json" if case.from_backbones else f"{name}.json"
+        write_json_atomic(options.results / file, results_table.without_paths(result))
         seed = options.seeds.split(",")[0]
         return {model: output / "runs" / model / f"seed{seed}" for model in case.models}
     model = case.models[0]
@@ -132,7 +139,7 @@ def measured(name: str, runs: Mapping[str, Path], options: argparse.Namespace) -
             "epochs": record["config"]["epochs"],
             "seconds_per_epoch": record["seconds_per_epoch"],
             "params": record["params"],
-            "backbone": backbone_of(model, options.backbones),
+            "backbone": backbone_of(model, options.backbones) if case.from_backbones else None,
         }
     step = {
         "case": name,
@@ -181,7 +188,7 @@ def difference(truth: dict[str, Any], baseline: Path, other: Path, iou_type: Iou
 
 def _resampled_ap(truth: dict[str, Any], results: list[dict[str, Any]], drawn: list[int], iou_type: IouType) -> float:
     images = {image["id"]: image for image in truth["images"]}
-    objects, found = _by_image(truth["annotations"]), _by_image(results)
+    objects, found = by_image(truth["annotations"]), by_image(results)
     places = list(enumerate(drawn, 1))
     resampled = {
         "images": [{**images[old], "id": new} for new, old in places],
@@ -195,55 +202,6 @@ def _resampled_ap(truth: dict[str, Any], results: list[dict[str, Any]], drawn: l
     return average_precision(resampled, entries, iou_type)["AP"]
 
 
-def _by_image(entries: Sequence[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:
-    grouped: dict[int, list[dict[str, Any]]] = {}
-    for entry in entries:
-        grouped.setdefault(entry["image_id"], []).append(entry)
-    return grouped
-
-
-def draw(name: str, runs: Mapping[str, Path], options: argparse.Namespace, folder: Path) -> None:
-    """A picture with a row for each of the first images: the ground truth, then what each network found above 0.5."""
-    case = CASES[name]
-    settings = DataConfig(
-        dataset="coco",
-        data_dir=str(options.data_dir),
-        coco=CocoConfig(val_annotations=case.annotations, val_images=case.images),
-    )
-    part = load_detection(settings, ("val",)).val
-    assert part is not None
-    truth = part.ground_truth()
-    names = {category["id"]: category["name"] for category in truth["categories"]}
-    objects = _by_image(truth["annotations"])
-    found = [_by_image(json.loads((run / "results.json").read_text(encoding="utf-8"))) for run in runs.values()]
-    rows: list[list[Image.Image]] = []
-    for place, image in enumerate(truth["images"][:PICTURES]):
-        picture = part.image(place)
-        columns = [[_as_found(entry, picture) for entry in objects.get(image["id"], ())]]
-        columns += [[entry for entry in each.get(image["id"], ()) if entry["score"] > 0.5] for each in found]
-        drawn = [draw_detections(picture, entries, names) for entries in columns]
-        rows.append([each.resize((WIDTH, round(each.height * WIDTH / each.width))) for each in drawn])
-    height = sum(row[0].height + GAP for row in rows) - GAP
-    sheet = Image.new("RGB", (len(rows[0]) * (WIDTH + GAP) - GAP, height), "white")
-    top = 0
-    for row in rows:
-        for column, each in enumerate(row):
-            sheet.paste(each, (column * (WIDTH + GAP), top))
-        top += row[0].height + GAP
-    with replacing(folder / f"detection_{name}.png") as temporary:
-        sheet.save(temporary, format="png", optimize=True)
-
-
-def _as_found(entry: dict[str, Any], picture: Image.Image) -> dict[str, Any]:
-    """An annotation as an entry of a results file: a score, and the mask as compressed run lengths."""
-    mask = entry["segmentation"]
-    if isinstance(mask, list):
-        mask = coco.merge(coco.frPyObjects(mask, picture.height, picture.width))  # pyright: ignore
-    elif isinstance(mask["counts"], list):
-        mask = coco.frPyObjects(mask, picture.height, picture.width)  # pyright: ignore
-    return {**entry, "segmentation": mask, "score": 1.0}
-
-
 def table(record: Mapping[str, Any], name: str) -> str:
     """A case as Markdown."""
     step = next((step for step in record["steps"] if step["case"] == name), None)
@@ -253,7 +211,7 @@ def table(record: Mapping[str, Any], name: str) -> str:
     lines: list[list[str]] = []
     for model, numbers in step["networks"].items():
         aps = [f"{100 * numbers[key]:.1f}" for key in keys]
-        trainable, backbone = f"{numbers['params'] / 1e6:.2f}", _percent(numbers["backbone"]["top1"])
+        trainable, backbone = f"{numbers['params'] / 1e6:.2f}", _percent((numbers["backbone"] or {}).get("top1"))
         lines.append([model, *aps, str(numbers["epochs"]), trainable, backbone])
     headings = ["detector", *(key.replace("_", " ") for key in keys), "epochs", "trainable, M", "backbone's top-1, %"]
     text = results_table.markdown_table(headings, lines)
@@ -297,11 +255,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     path = options.results / "detection_path.json"
     record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"format": FORMAT, "steps": []}
     if not options.renew:
-        if options.case is None or options.data_dir is None or options.backbones is None:
-            parser.error("name a case, --data-dir and --backbones, or give --renew")
+        if options.case is None or options.data_dir is None:
+            parser.error("name a case and --data-dir, or give --renew")
+        if CASES[options.case].from_backbones and options.backbones is None:
+            parser.error(f"{options.case} needs --backbones")
         runs = trained(options.case, options, flags)
         step = measured(options.case, runs, options)
-        draw(options.case, runs, options, options.images if CASES[options.case].shown else options.output)
+        case = CASES[options.case]
+        folder = options.images if case.shown else options.output
+        files = CocoConfig(val_annotations=case.annotations, val_images=case.images)
+        results = [run / "results.json" for run in runs.values()]
+        draw(options.data_dir, files, results, folder / f"detection_{options.case}.png")
         print(json.dumps(step, indent=2), flush=True)
         others = [other for other in record["steps"] if other["case"] != step["case"]]
         record["steps"] = sorted([*others, step], key=lambda other: other["case"])
