@@ -30,7 +30,7 @@ def test_commands_are_understood(arguments: list[str], monkeypatch: pytest.Monke
 
 
 def test_there_are_commands():
-    assert len(commands(PAGE)) == 8
+    assert len(commands(PAGE)) == 9
 
 
 def test_the_table_of_quantiles():

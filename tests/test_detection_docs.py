@@ -19,7 +19,7 @@ from attnorm.cli import main
 from attnorm.data import DataConfig, load_detection
 from attnorm.data.coco_config import CocoConfig
 from attnorm.data.coco_writer import write_coco
-from attnorm.detection import backbone, create_detector
+from attnorm.detection import create_detector
 from attnorm.detection.config import DetectorConfig
 from attnorm.detection.published import SOURCES, rows
 from attnorm.evidence.config import CompareConfig, check_compare
@@ -180,7 +180,7 @@ def test_python_examples_run_as_printed(tmp_path: Path, monkeypatch: pytest.Monk
     scope: dict[str, Any] = {}
     with monkeypatch.context() as patch:
         shrink(patch)
-        patch.setattr(backbone, "OUT_CHANNELS", 32)  # GroupNorm has 32 groups
+        patch.setitem(DetectorConfig.__init__.__kwdefaults__, "fpn_channels", 32)  # GroupNorm has 32 groups
         exec(compile(training, "detection.md", "exec"), scope)
         assert all(bool(loss.isfinite()) for loss in scope["losses"].values())
         assert set(scope["found"]) == {"boxes", "labels", "scores", "masks"}

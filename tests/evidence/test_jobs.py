@@ -45,7 +45,12 @@ def start(output: Path, *, epochs: int) -> "subprocess.Popen[str]":
     arguments += ["--batch-size", "100", "--device", "cpu", "--output", str(output)]
     code = "import sys; from attnorm.cli import main; sys.exit(main(sys.argv[1:]))"
     return subprocess.Popen(
-        [sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", code, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Where the tests run in the background of a script, interrupts are ignored, which would be inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
 
 
