@@ -19,7 +19,7 @@ from benchmarks.transfer_pages import ARMS, NAMES, SCRATCH, targets
 # What a comparison is called, and the claim that it speaks to. One that is not here is not a claim's evidence.
 COMPARISONS = {
     "fashion_mnist_resnet8": ("accuracy", "Fashion-MNIST, 6 epochs"),
-    "imagenette_resnet18_seeds": ("accuracy", "Imagenette, 128 pixels, 5 epochs"),
+    "nuclei_small": ("detection", "nuclei_small, 16 epochs"),
     "fashion_mnist_gain5": ("accuracy", "Fashion-MNIST, 6 epochs, AN that starts at gain 1"),
 }
 SHOWN = ("AN ahead", "AN behind", "no difference shown")
