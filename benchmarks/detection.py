@@ -93,6 +93,9 @@ def trained(name: str, options: argparse.Namespace, flags: Sequence[str]) -> dic
     """Train the networks of a case, unless that is done, and give the folder of each one's first seed."""
     case, output = CASES[name], options.output / name
     shared = ["--config", ROOT / "configs" / "quickstart" / f"{name}.yaml", "--data-dir", options.data_dir, *flags]
+    if case.from_backbones:  # before hours of training, not after them
+        for model in case.models:
+            backbone_of(model, options.backbones)
     start = ["--initial-checkpoint", f"{options.backbones}/{{backbone}}.safetensors"] if case.from_backbones else []
     several = len(case.models) > 1
     if several:
@@ -159,9 +162,14 @@ def measured(name: str, runs: Mapping[str, Path], options: argparse.Namespace) -
 
 
 def backbone_of(model: str, folder: Path) -> dict[str, Any]:
-    """What the weights that a detector started from say of themselves: data set, epochs and top-1."""
+    """What the weights that a detector started from say of themselves: data set, epochs and top-1.
+
+    Raises:
+        RuntimeError: They are not there, or of another program.
+    """
     meta = read_meta(folder / f"{split_name(model)[1]}.safetensors")
-    assert meta is not None
+    if meta is None:
+        raise RuntimeError(f"{folder} must hold weights of {split_name(model)[1]} that `attnorm train` wrote")
     return {"dataset": meta.dataset, "epochs": meta.epoch, "top1": (meta.metrics or {}).get("top1")}
 
 
