@@ -1,6 +1,7 @@
 """Real files where they are there; and, before anything is imported, Triton's interpreter without a CUDA device."""
 
 import os
+from collections import Counter
 
 import pytest
 import torch
@@ -18,3 +19,12 @@ def shared_data():
     if not folder.is_dir():
         pytest.skip(f"the real data are not here: {folder} (ATTNORM_SHARED names another shared folder)")
     return folder
+
+
+@pytest.fixture
+def tally(record_property):
+    """Counts what a test went through, `tally["inputs"] += 1`: docs/reliability.md tells them (from the JUnit report)."""
+    counts: Counter[str] = Counter()
+    yield counts
+    for name, count in counts.items():
+        record_property(name, count)
