@@ -23,7 +23,7 @@ def shared_data():
 
 @pytest.fixture
 def tally(record_property):
-    """Counts what a test went through, `tally["inputs"] += 1`: docs/reliability.md tells them (from the JUnit report)."""
+    """Counts what a test went through, `tally["inputs"] += 1`; docs/reliability.md tells them, by the JUnit report."""
     counts: Counter[str] = Counter()
     yield counts
     for name, count in counts.items():
