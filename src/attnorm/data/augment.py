@@ -45,9 +45,9 @@ def _generator(seed: int, epoch: int, stream: int, counter: int = 0) -> np.rando
     return np.random.Generator(np.random.Philox(key=key, counter=np.array([0, counter, 0, 0], dtype=np.uint64)))
 
 
-def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
-    """The order of an epoch: a permutation of range(count), int64 (count,)."""
-    return _generator(seed, epoch, _ORDER).permutation(count)
+def epoch_order(count: int, seed: int, epoch: int, part: int = 0) -> np.ndarray:
+    """The order of an epoch: a permutation of range(count), int64 (count,); `part` tells several in it apart."""
+    return _generator(seed, epoch, _ORDER, part).permutation(count)
 
 
 def epoch_draws(count: int, seed: int, epoch: int) -> Tensor:

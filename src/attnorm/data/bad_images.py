@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 import torch
 
@@ -28,12 +29,12 @@ class BadImages:
     """The images found unreadable so far, by this process and its workers together.
 
     Args:
-        files: a name per image.
+        files: a name per image; may be slow to give one.
         limit: so many may be unreadable (max_bad_images).
         title: the part's name in messages.
     """
 
-    def __init__(self, files: list[str], limit: int, title: str) -> None:
+    def __init__(self, files: Sequence[str], limit: int, title: str) -> None:
         self.files, self.limit, self.title = files, limit, title
         # Shared with the workers, so that the limit holds for all of them together.
         self._bad = torch.zeros(len(files), dtype=torch.bool).share_memory_()
@@ -49,8 +50,8 @@ class BadImages:
         """
         self._bad[index] = True
         log.warning("skipped %s: %s", self.files[index], error)
-        bad = self.names()
-        if len(bad) > self.limit:
+        if int(self._bad.sum()) > self.limit:
+            bad = self.names()
             raise UnreadableImagesError(
                 f"{self.title}: at most {self.limit} images may be unreadable (max_bad_images); "
                 f"found {len(bad)}: {shortened(bad, _NAMED)}; mend or remove them, or raise max_bad_images"
@@ -58,4 +59,4 @@ class BadImages:
 
     def names(self) -> list[str]:
         """The names of the images."""
-        return [self.files[i] for i in self._bad.nonzero()[:, 0].tolist()]
+        return [self.files[int(i)] for i in self._bad.nonzero()]

@@ -149,7 +149,7 @@ def _read_folder(root: Path, config: DataConfig, classes: tuple[str, ...], split
     if source.classes != classes:
         wrong = shortened(sorted(set(source.classes) ^ set(classes)))
         raise DataError(f"{folder} must hold the {len(classes)} class folders of {name}; wrong or missing: {wrong}")
-    return _decode(source.names, source.labels, config, folder)
+    return _decode(list(source.names), source.labels, config, folder)
 
 
 def _decode(paths: list[str], labels: Tensor, config: DataConfig, folder: Path) -> tuple[Tensor, Tensor]:

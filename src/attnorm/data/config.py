@@ -56,6 +56,9 @@ class DataConfig:
         interpolation: nearest, bilinear or bicubic, wherever an image is resized (always with anti-aliasing).
         crop_pct: evaluation of files: the shorter side becomes round(image_size / crop_pct), of which the central
             square is taken. The built-in sets are not cut.
+        shard_window: for wds: an epoch reads the shards in random order, so many at a time, and each process shards of
+            its own; the images of those are mixed. For storage on which reading here and there is slow. None: the
+            images of all shards are mixed.
         coco: for detection: the files of the data set and the augmentation of its images.
         max_bad_images: so many unreadable images are named and skipped (per part and process); one more stops the run.
     """
@@ -70,6 +73,7 @@ class DataConfig:
     reprob: float = 0.0
     interpolation: str = "bilinear"
     crop_pct: float = 0.875
+    shard_window: int | None = None
     max_bad_images: int = 10
     coco: CocoConfig = field(default_factory=CocoConfig)
 
@@ -96,6 +100,7 @@ class DataConfig:
             raise ConfigError(f"crop_pct must be above 0 and at most 1; got {self.crop_pct}")
         if self.image_size is not None and self.image_size < 1:
             raise ConfigError(f"image_size must be at least 1 pixel; got {self.image_size}")
+        self._check_shard_window()
         if self.max_bad_images < 0:
             raise ConfigError(f"max_bad_images must be at least 0; got {self.max_bad_images}")
 
@@ -110,6 +115,15 @@ class DataConfig:
                 "aa and reprob are for data sets of files with augment rrc_flip; "
                 f"got dataset {self.dataset} with augment {self.augment}: leave them out"
             )
+
+    def _check_shard_window(self) -> None:
+        """Refuse shard_window where it is wrong or would do nothing."""
+        if self.shard_window is None:
+            return
+        if self.shard_window < 1:
+            raise ConfigError(f"shard_window must be at least 1 shard; got {self.shard_window}")
+        if self.reader is None or self.reader[0] != "wds":
+            raise ConfigError(f"shard_window is for shards (dataset wds:); got dataset {self.dataset}: leave it out")
 
     @property
     def reader(self) -> tuple[str, str] | None:

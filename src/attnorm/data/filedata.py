@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import IO
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -16,6 +17,7 @@ from attnorm.data.augment import SampleKey, augment_batch, erase, resized_crop_f
 from attnorm.data.auto_augment import Policy
 from attnorm.data.bad_images import BadImages, UnreadableImagesError
 from attnorm.data.images import RESAMPLE, eval_transform, read_image, to_tensor
+from attnorm.data.shard_order import ShardWindows
 from attnorm.errors import DataError
 
 
@@ -28,12 +30,15 @@ class Source:
         labels: int64 (N,).
         names: a name per image, for messages.
         open: from an index to a path or an open binary file. Must not keep anything open (workers are forked).
+        shards: for images that lie one after another in S files: the number of each file's first image, and at the end
+            the number of images, int64 (S + 1,). None: each image is a file, or they are in no such order.
     """
 
     classes: tuple[str, ...]
     labels: Tensor
-    names: list[str]
+    names: Sequence[str]
     open: Callable[[int], str | IO[bytes]]
+    shards: np.ndarray | None = None
 
 
 class FileDataset(Dataset[tuple[Tensor, int]]):
@@ -54,6 +59,7 @@ class FileDataset(Dataset[tuple[Tensor, int]]):
         aa: see `DataConfig`; without effect unless augment is rrc_flip, as is reprob.
         reprob: see `DataConfig`.
         mean: per channel, on the scale 0 to 1: the colour that aa and random erasing fill with.
+        shard_window: see `DataConfig`; for sources with shards.
 
     Raises:
         DataError: there are no images or a label is out of range.
@@ -72,6 +78,7 @@ class FileDataset(Dataset[tuple[Tensor, int]]):
         aa: str | None = None,
         reprob: float = 0.0,
         mean: Sequence[float] = (0.0, 0.0, 0.0),
+        shard_window: int | None = None,
     ) -> None:
         check_labels(source.labels, len(source.classes), title)
         self.source, self.labels = source, source.labels
@@ -80,6 +87,9 @@ class FileDataset(Dataset[tuple[Tensor, int]]):
         self._policy = Policy(aa, image_size=image_size, resample=self._resample, mean=mean) if aa else None
         self._reprob, self._fill = reprob, torch.tensor([round(255 * value) for value in mean], dtype=torch.uint8)
         self._transform = eval_transform(image_size, crop_pct, interpolation)
+        self.windows: ShardWindows | None = None
+        if shard_window is not None and source.shards is not None:
+            self.windows = ShardWindows(starts=source.shards, window=shard_window)
         self._bad = BadImages(source.names, max_bad_images, title)
 
     def __len__(self) -> int:

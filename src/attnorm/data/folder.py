@@ -159,6 +159,7 @@ def file_dataset(config: DataConfig, source: Source, part: str, title: str) -> F
         aa=config.aa,
         reprob=config.reprob,
         mean=MEAN,
+        shard_window=config.shard_window if part == "train" else None,
     )
 
 

@@ -180,7 +180,7 @@ def _load_outliers(config: DataConfig, root: Path, classes: tuple[str, ...], id_
             f"imagenet_o is told from ImageNet's val images of its {SUBSET} classes, in data_dir or id_dir: {error}"
         ) from error
     labels = [0] * len(inliers.names) + [1] * len(outliers.names)
-    source = path_source(("of its classes", "of no class"), labels, inliers.names + outliers.names)
+    source = path_source(("of its classes", "of no class"), labels, [*inliers.names, *outliers.names])
     data = image_data(config, {"val": file_dataset(config, source, "val", "imagenet_o val")}, classes)
     return replace(data, outputs=_positions(ours, classes), measure="outliers")
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from attnorm.data.detection_data import DetectionDataset
     from attnorm.data.image_data import BatchDataset
+    from attnorm.data.shard_order import ShardWindows
 
 
 class TrainSampler(Sampler[SampleKey]):
@@ -36,6 +37,8 @@ class TrainSampler(Sampler[SampleKey]):
         groups: for each sample the number of its group, (count,): the batches of all processes are then of one group
             each, see `grouped_order`. None: no groups.
         batch_size: per process; matters with groups only.
+        windows: shards that are read a few at a time, see `ShardWindows`; each process then has shards of its own
+            instead of every world_size-th sample. None: no shards. Not together with groups.
     """
 
     def __init__(
@@ -47,11 +50,12 @@ class TrainSampler(Sampler[SampleKey]):
         world_size: int = 1,
         groups: np.ndarray | None = None,
         batch_size: int = 1,
+        windows: ShardWindows | None = None,
     ) -> None:
         if seed < 0:
             raise ConfigError(f"seed must be at least 0; got {seed}")
         self.count, self.seed, self.rank, self.world_size = count, seed, rank, world_size
-        self.groups, self.batch_size = groups, batch_size
+        self.groups, self.batch_size, self.windows = groups, batch_size, windows
         self.epoch: int | None = None
 
     def set_epoch(self, epoch: int) -> None:
@@ -74,23 +78,32 @@ class _TrainOrder(Iterator[SampleKey]):
 
     def _start(self, epoch: int, position: int) -> None:
         s = self.sampler
-        order = epoch_order(s.count, s.seed, epoch)
-        if s.groups is not None:
-            order = grouped_order(order, s.groups, s.batch_size * s.world_size)
-        order = order[: len(s) * s.world_size]
-        self.order: list[int] = order[s.rank :: s.world_size].tolist()
+        if s.windows is not None:
+            self.order = s.windows.order(s.seed, epoch, s.rank, s.world_size)
+        else:
+            order = epoch_order(s.count, s.seed, epoch)
+            if s.groups is not None:
+                order = grouped_order(order, s.groups, s.batch_size * s.world_size)
+            self.order = order[: len(s) * s.world_size][s.rank :: s.world_size].copy()  # not the others' parts too
         self.epoch, self.position = epoch, position
 
     def __next__(self) -> SampleKey:
         if self.position >= len(self.order):
             raise StopIteration
         self.position += 1
-        return SampleKey(self.order[self.position - 1], self.epoch, self.sampler.seed)
+        return SampleKey(int(self.order[self.position - 1]), self.epoch, self.sampler.seed)
 
     def _identity(self) -> dict[str, int]:
         s = self.sampler
         batch_size = 0 if s.groups is None else s.batch_size  # the order depends on it in groups only
-        return {"count": s.count, "seed": s.seed, "world_size": s.world_size, "grouped_batch_size": batch_size}
+        window = 0 if s.windows is None else s.windows.window
+        return {
+            "count": s.count,
+            "seed": s.seed,
+            "world_size": s.world_size,
+            "grouped_batch_size": batch_size,
+            "shard_window": window,
+        }
 
     def state_dict(self) -> dict[str, int]:
         return {"epoch": self.epoch, "position": self.position, **self._identity()}
@@ -104,7 +117,7 @@ class _TrainOrder(Iterator[SampleKey]):
             DataError: the state was taken with other data, another seed or another number of processes.
         """
         for name, here in self._identity().items():
-            there = state.get(name, 0)  # checkpoints from before there were groups do not have that number
+            there = state.get(name, 0)  # a checkpoint from before there were groups or windows does not have theirs
             if there != here:
                 raise DataError(
                     f"a run can only be resumed in mid-epoch with the same {name}: the checkpoint has {there}, "
@@ -208,9 +221,14 @@ def _sampler(
     if distributed.is_available() and distributed.is_initialized():
         rank, world_size = distributed.get_rank(), distributed.get_world_size()
     if train:
-        groups: np.ndarray | None = getattr(dataset, "groups", None)  # data sets of images of one size have none
         return TrainSampler(
-            len(dataset), seed=seed, rank=rank, world_size=world_size, groups=groups, batch_size=batch_size
+            len(dataset),
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+            groups=getattr(dataset, "groups", None),  # data sets of images of one size have none
+            batch_size=batch_size,
+            windows=getattr(dataset, "windows", None),  # nor those whose images are not in shards
         )
     return EvalSampler(len(dataset), rank=rank, world_size=world_size)
 

@@ -1,17 +1,14 @@
 """Images in tar files, WebDataset shards and Hugging Face data sets: "tar:", "wds:" and "hfds:NAME".
 
-tar and hfds are indexed by timm's readers. All three are random access: the order of an epoch, resuming and evaluation
-over several processes are as exact as for a folder. (timm reads WebDataset shards as a stream, which cannot be resumed
-in mid-epoch, and repeats or drops images when several processes evaluate; so local shards are indexed here.)
+tar and hfds are indexed by timm's readers, shards in `attnorm.data.shards`. All three are random access: the order of
+an epoch, resuming and evaluation over several processes are as exact as for a folder.
 """
 
 from __future__ import annotations
 
 import io
-import json
-import re
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,13 +21,8 @@ from attnorm.data.config import DataConfig, data_root
 from attnorm.data.filedata import Source
 from attnorm.data.folder import VAL_SPLITS, assemble
 from attnorm.data.image_data import ImageData
+from attnorm.data.shards import MissingSplitError, read_wds
 from attnorm.errors import ConfigError, DataError
-
-_WDS_IMAGES = ("jpg", "jpeg", "png", "webp")
-
-
-class MissingSplitError(DataError):
-    """The split is not there (as opposed to: it is damaged)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,72 +87,6 @@ def read_tar(root: Path, split: str) -> Source:
         names=[f"{f[1]}:{f[2]}" for f in found],
         open=_extents([f[3] for f in found]).open,
     )
-
-
-def _shards(root: Path, split: str) -> list[Path]:
-    """The shard files of a split: by _info.json, as <split>*.tar, or by a name with {000..012} in it."""
-    for info in (root / "_info.json", root / "info.json"):
-        if info.is_file():
-            try:
-                splits = json.loads(info.read_text()).get("splits", {})
-                if split in splits:
-                    return [root / name for name in splits[split]["filenames"]]
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise DataError(
-                    f'{info} must be JSON with "splits", each with "filenames": {type(error).__name__} {error}'
-                ) from error
-    braces = re.fullmatch(r"(.*)\{(\d+)\.\.(\d+)\}(.*)", split)
-    if braces:
-        head, first, last, tail = braces.groups()
-        return [root / f"{head}{i:0{len(first)}d}{tail}" for i in range(int(first), int(last) + 1)]
-    shards = sorted((root / split).glob("*.tar")) or sorted(root.glob(f"{split}*.tar"))
-    if not shards:
-        raise MissingSplitError(f"{root} must hold shards {split}*.tar (or name them in _info.json); it holds none")
-    return shards
-
-
-def _wds_samples(shard: Path) -> Iterator[tuple[str, dict[str, tarfile.TarInfo], tarfile.TarFile]]:
-    """The samples of a shard: consecutive members with one key (the path up to the name's first dot)."""
-    with tarfile.open(shard, "r:") as tar:
-        key, fields = "", dict[str, tarfile.TarInfo]()
-        for member in tar:
-            if not member.isfile():
-                continue
-            folder, _, base = member.name.rpartition("/")
-            stem, _, extension = base.partition(".")
-            if f"{folder}/{stem}" != key and fields:
-                yield key, fields, tar
-                fields = {}
-            key = f"{folder}/{stem}"
-            fields[extension.lower()] = member
-        if fields:
-            yield key, fields, tar
-
-
-def read_wds(root: Path, split: str) -> Source:
-    """Index local WebDataset shards: members NAME.jpg (jpeg, png, webp) with NAME.cls, the label as a number.
-
-    Raises:
-        DataError: a shard is missing or damaged, or a sample has no image or no number as its label.
-    """
-    rows: list[tuple[str, int, int]] = []
-    labels: list[int] = []
-    names: list[str] = []
-    for shard in _shards(root, split):
-        try:
-            for key, fields, tar in _wds_samples(shard):
-                image = next((fields[e] for e in _WDS_IMAGES if e in fields), None)
-                label = tar.extractfile(fields["cls"]) if "cls" in fields else None
-                if image is None or label is None:
-                    raise DataError(f"{shard}: sample {key} must have an image and a .cls; it has {', '.join(fields)}")
-                rows.append((str(shard), image.offset_data, image.size))
-                labels.append(int(label.read()))
-                names.append(f"{shard}:{image.name}")
-        except (OSError, ValueError, tarfile.TarError) as error:
-            raise DataError(f"{shard} must be an uncompressed tar of images with .cls labels: {error}") from error
-    numbers = torch.tensor(labels, dtype=torch.int64)
-    count = max(int(numbers.max()) + 1, 0) if len(numbers) else 0
-    return Source(classes=tuple(map(str, range(count))), labels=numbers, names=names, open=_extents(rows).open)
 
 
 def _open_hfds(reader: Any, index: int) -> IO[bytes]:
