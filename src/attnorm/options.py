@@ -32,7 +32,14 @@ def parse_settings(settings: type[T], arguments: Sequence[str], *, command: str,
 
     parser = make_parser(settings, command, recipe=recipe)
     try:
-        parsed = parser.parse_args(normalise(arguments, _switches(settings)))
+        typed = normalise(arguments, _switches(settings))
+        if recipe:
+            from attnorm.recipes import read_recipe
+
+            typed, files = _without_recipes(typed)
+            for file in files:
+                parser.set_defaults(read_recipe(file, settings))
+        parsed = parser.parse_args(typed)
         return make_settings(settings, {key: value for key, value in parsed.as_dict().items() if key != "config"})
     except ConfigError:
         raise
@@ -82,6 +89,21 @@ def normalise(arguments: Sequence[str], switches: frozenset[str]) -> list[str]:
             name, equals, value = "--" + name[5:], "=", "false"
         result.append(name + equals + value)
     return result
+
+
+def _without_recipes(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The arguments without `--config FILE`, and the files; one without a file stays for the parser to refuse."""
+    rest: list[str] = []
+    files: list[str] = []
+    remaining = iter(arguments)
+    for argument in remaining:
+        if argument.startswith("--config="):
+            files.append(argument.removeprefix("--config="))
+        elif argument == "--config" and (file := next(remaining, None)) is not None:
+            files.append(file)
+        else:
+            rest.append(argument)
+    return rest, files
 
 
 def _switches(settings: type[Any]) -> frozenset[str]:
@@ -144,11 +166,8 @@ def _one_line(message: str) -> str:
     line = re.sub(r"Expected a <class '(\w+)'>\. Got value: (.*)", r"must be of type \1, got \2", line)
     line = line.replace("must be of type tuple", "must be a list such as [1,2]")
     line = re.sub(r"Expected a typing\.Literal\[(.*)\]\. Got value: (.*)", r"must be one of \1, got \2", line)
-    line = re.sub(
+    return re.sub(
         r"Does not validate against any of the Union subtypes Subtypes: \[(.*?)\] Errors: .* Given value: (.*)",
         lambda match: f"must be one of {_types(match.group(1))}, got {match.group(2)}",
         line,
-    )
-    return re.sub(
-        r"Option '(\w+)' is not accepted", r"there is no field '\1'; a recipe has the fields of the flags", line
     )

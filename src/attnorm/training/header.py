@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from inspect import formatannotation
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 from attnorm.detection.config import DetectorConfig
 from attnorm.errors import CheckpointError, shown
+from attnorm.kinds import is_of
 
 FORMAT_VERSION = 1
 KEY = "attnorm"  # the one entry in the file's header; its value is JSON
@@ -96,21 +96,9 @@ def _with_tuples(content: dict[str, Any]) -> dict[str, Any]:
 def _check_types(settings: type[Any], values: Mapping[str, Any], prefix: str) -> None:
     """Refuse values that are not of the fields' types; names that are no fields are for the dataclass to refuse."""
     for name, kind in get_type_hints(settings).items():
-        if name in values and not _is(values[name], kind):
+        if name in values and not is_of(values[name], kind):
             value = shown(repr(values[name]))
             raise TypeError(f"{prefix}{name} must be {formatannotation(kind)}; got {value}")
-
-
-def _is(value: Any, kind: Any) -> bool:
-    """Whether a value from JSON is of a type; a whole number is a float too, a truth value is no number."""
-    origin, inner = get_origin(kind), get_args(kind)
-    if origin in (Union, UnionType) or kind is float:
-        return any(_is(value, one) for one in inner or (int,)) or type(value) is kind
-    if origin is Literal:
-        return type(value) is str and value in inner
-    if origin is tuple:
-        return isinstance(value, tuple) and all(_is(item, inner[0]) for item in value)
-    return type(value) is (origin or kind)
 
 
 def _check_numbers(meta: CheckpointMeta) -> None:
