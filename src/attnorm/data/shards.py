@@ -118,7 +118,7 @@ def find_shards(root: Path, split: str) -> list[Path]:
 
 def _on_all_processes(shards: Sequence[Path]) -> list[np.ndarray]:
     """`_index` of every shard, each made by one process; an error in one is raised in all."""
-    if not distributed.is_initialized():
+    if not (distributed.is_available() and distributed.is_initialized()):
         return [_index(shard) for shard in shards]
     rank, count = distributed.get_rank(), distributed.get_world_size()
     mine: list[np.ndarray] = []
