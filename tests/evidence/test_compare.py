@@ -160,7 +160,7 @@ def test_killed_comparison_goes_on_and_ends_the_same(tmp_path: Path):
     killed = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     first, second = (Path(config.run_folder(model, 3)) for model in MODELS)
-    assert (second / "last.ckpt").exists()
+    assert list(second.glob("resume-*.ckpt"))
     assert not (second / "record.json").exists()
     assert not (tmp_path / "killed" / "compare.json").exists()
     kept = (first / "record.json").read_bytes()

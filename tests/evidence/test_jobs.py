@@ -76,7 +76,8 @@ def wait_until(holds: Callable[[], object], timeout_s: float = 300) -> None:
 
 def in_the_middle(output: Path) -> list[Path]:
     """Folders of the runs that have a state to go on from and are not finished."""
-    return [path.parent for path in output.glob("runs/*/*/last.ckpt") if not (path.parent / "record.json").exists()]
+    folders = {path.parent for path in output.glob("runs/*/*/resume-*.ckpt")}
+    return [folder for folder in folders if not (folder / "record.json").exists()]
 
 
 def losses(folder: Path) -> list[float]:
@@ -175,7 +176,7 @@ def test_a_parent_that_is_ended_leaves_no_process(tmp_path: Path, number: signal
     elif number == signal.SIGTERM:
         assert (parent.returncode, last) == (1, "attnorm: error: stopped by SIGTERM; the same command goes on")
     for folder in in_the_middle(tmp_path):
-        state = torch.load(folder / "last.ckpt", map_location="cpu", weights_only=True, mmap=True)
+        state = torch.load(max(folder.glob("resume-*.ckpt")), map_location="cpu", weights_only=True, mmap=True)
         assert state["epoch"] >= 0
 
 
@@ -185,8 +186,8 @@ def test_what_stops_a_run_stops_the_comparison_as_without_children(tmp_path: Pat
     config = settings(tmp_path)
     folder = Path(config.run_folder(MODELS[1], 0))
     folder.mkdir(parents=True)
-    (folder / "last.ckpt").write_bytes(b"no checkpoint")
-    with pytest.raises(JobError, match=r"components=2, seed 0: .*last\.ckpt must be the resume state.*train\.log"):
+    (folder / "resume-00000010.ckpt").write_bytes(b"no checkpoint")
+    with pytest.raises(JobError, match=r"components=2, seed 0: .*resume-00000010\.ckpt must be the resume state.*train\.log"):
         compare(config)
     assert "Traceback" in (folder / LOG).read_text()
 

@@ -12,6 +12,11 @@ def weights(config, name="last"):
     return load_file(Path(config.output) / f"{name}.safetensors")
 
 
+def newest(folder):
+    """The newest resume state in the output of a run."""
+    return max(Path(folder).glob("resume-*.ckpt"))
+
+
 def assert_same_weights(a, b):
     assert a.keys() == b.keys()
     assert [name for name in a if not torch.equal(a[name], b[name])] == []

@@ -50,10 +50,20 @@ def check_recipe(config: Recipe) -> None:
 
 
 def _check_ranges(config: Recipe) -> None:
-    positive = ("batch_size", "grad_accum_steps", "epochs", "lr_base_size", "num_classes", "in_chans", "image_size")
+    positive = (
+        "batch_size",
+        "grad_accum_steps",
+        "epochs",
+        "lr_base_size",
+        "num_classes",
+        "in_chans",
+        "image_size",
+        "checkpoint_hist",
+    )
     not_negative = (
         "workers",
         "recovery_interval",
+        "log_interval",
         "weight_decay",
         "warmup_lr",
         "min_lr",

@@ -66,6 +66,8 @@ class Recipe(DataConfig):
         device: auto takes a CUDA device where there is one.
         workers: processes that read data; 0 reads in the training process.
         recovery_interval: batches between savings of the resume state within an epoch; 0 saves at the end of epochs.
+        checkpoint_hist: resume states to keep, of which the newest that is whole is gone on from.
+        log_interval: batches between lines of log.jsonl, which has one for each epoch too; 0 leaves only those.
         log_tensorboard: write TensorBoard logs too.
         log_wandb: log to Weights & Biases too.
         progress: progress bar; auto shows one on a terminal and prints one line per epoch elsewhere.
@@ -116,6 +118,8 @@ class Recipe(DataConfig):
     device: Literal["auto", "cpu", "cuda"] = field(default="auto", metadata=FREE)
     workers: int = field(default=0, metadata=FREE)
     recovery_interval: int = field(default=0, metadata=FREE)
+    checkpoint_hist: int = field(default=2, metadata=FREE)
+    log_interval: int = field(default=50, metadata=FREE)
     log_tensorboard: bool = field(default=False, metadata=FREE)
     log_wandb: bool = field(default=False, metadata=FREE)
     progress: Literal["auto", "bar", "plain", "none"] = field(default="auto", metadata=FREE)
@@ -175,12 +179,14 @@ class TrainConfig(Recipe):
         output: folder for checkpoints, logs and the record.
         resume: "auto" goes on from the output folder where it can; a path goes on from that .ckpt file.
         seed: decides the initial weights, the order of the images and every random draw.
+        dry_run: check settings, data, memory, time and room on the disk, say what would be done, and write nothing.
     """
 
     model: str
     output: str = field(metadata=FREE)
     resume: str | None = field(default=None, metadata=FREE)
     seed: int = 0
+    dry_run: bool = field(default=False, metadata=FREE)
 
     @property
     def networks(self) -> tuple[str, ...]:
@@ -210,8 +216,12 @@ def resolve(config: TrainConfig) -> TrainConfig:
 
 
 def recorded(config: Recipe) -> dict[str, Any]:
-    """The configuration as files hold it: dictionaries and lists, without the sections that are for detection alone."""
+    """The configuration as files hold it: dictionaries and lists, without the sections that are for detection alone.
+
+    Nor with `dry_run`: a run that has files is none.
+    """
     content = plain(asdict(config))
+    content.pop("dry_run", None)
     if not config.detects:
         del content["coco"], content["detector"]
     return content

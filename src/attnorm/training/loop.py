@@ -12,13 +12,20 @@ from torch import nn
 from attnorm.data import make_loader
 from attnorm.data.loader import TrainSampler
 from attnorm.errors import ConfigError
-from attnorm.files import write_text_atomic
+from attnorm.files import remove_parts, write_text_atomic
 from attnorm.training.checks import check_batch, check_peak, check_recipe
 from attnorm.training.config import TrainConfig, plain, recorded, resolve
 from attnorm.training.metric import best_row
 from attnorm.training.optimizer import check_optimizer
 from attnorm.training.output import RECORD, Start, find_start
-from attnorm.training.processes import Processes, check_precision, choose_device, process_group, wait_for_all
+from attnorm.training.processes import (
+    Processes,
+    check_precision,
+    choose_device,
+    process_group,
+    sum_over_processes,
+    wait_for_all,
+)
 from attnorm.training.record import RunRecord, environment, git_state, versions
 from attnorm.training.task import Row, Task, make_task
 
@@ -26,8 +33,8 @@ from attnorm.training.task import Row, Task, make_task
 def fit(config: TrainConfig, *, quiet: bool = False, on_epoch: Callable[[Row], None] | None = None) -> RunRecord:
     """Trains a network as `config` says and leaves everything in `config.output`.
 
-    Writes config.yaml at the start; metrics.csv, last.safetensors, best.safetensors and last.ckpt (what resuming needs)
-    after each epoch; record.json at the end, so that a folder with a record holds a finished run.
+    Writes config.yaml at the start; metrics.csv, last.safetensors, best.safetensors and resume-*.ckpt (what resuming
+    needs) after each epoch; record.json at the end, so that a folder with a record holds a finished run.
 
     Args:
         config: the run.
@@ -52,6 +59,7 @@ def fit(config: TrainConfig, *, quiet: bool = False, on_epoch: Callable[[Row], N
     check_precision(config.precision, device)
     with process_group(processes, device):
         start = find_start(config, processes.count)
+        _check_same_start(start, processes, device)
         if start.record is not None:
             return start.record
         task = make_task(config)
@@ -74,9 +82,11 @@ def _run(
     quiet: bool,
     on_epoch: Callable[[Row], None] | None,
 ) -> RunRecord:
-    from attnorm.training.callbacks import EpochEnd, Reporting, WeightAverage
+    from attnorm.training.averaging import WeightAverage
+    from attnorm.training.epoch_end import EpochEnd, Reporting
     from attnorm.training.module import TrainModule
     from attnorm.training.progress import make_progress
+    from attnorm.training.stopping import StopSignals
     from attnorm.training.trainer import make_trainer, run_trainer
 
     if config.sync_bn and processes.count > 1:
@@ -93,7 +103,7 @@ def _run(
     _check_warmup(config, len(loaders[0]))
     if isinstance(loaders[0].sampler, TrainSampler):
         # Before Lightning restores the loader's state: at the end of an epoch that state has no images left.
-        loaders[0].sampler.set_epoch(start.epoch)
+        loaders[0].sampler.set_epoch(start.batches // len(loaders[0]))
     module = TrainModule(
         model,
         config,
@@ -105,30 +115,46 @@ def _run(
     if start.checkpoint is not None:
         module.last_checkpoint = str(start.checkpoint)
     talks = processes.is_first and not quiet and config.progress != "none"
-    if talks and start.checkpoint is None:
-        for line in [*task.notes, *([str(task.initial)] if task.initial is not None else [])]:
+    if talks:
+        initial = [] if task.initial is None else [str(task.initial)]
+        for line in start.notes if start.checkpoint is not None else [*task.notes, *initial]:
             print(line, file=sys.stderr, flush=True)
     average = WeightAverage(model, config.model_ema_decay) if config.model_ema else None
     if processes.is_first:
+        remove_parts(config.output)
         write_config(config)
     progress = make_progress("none" if quiet or not processes.is_first else config.progress, config.epochs, task.line)
     told = tuple(tell for tell in (progress and progress.show, on_epoch) if tell is not None)
+    stop = StopSignals()
     ending = EpochEnd(
         config,
         task,
         loaders[1],
         average=average,
+        stop=stop,
         reporting=Reporting(loggers=_loggers(config) if processes.is_first else (), on_epoch=told),
         is_first=processes.is_first,
     )
     if config.torchcompile:
         model.compile()
-    trainer = make_trainer(config, processes, device, [c for c in (average, progress, ending) if c is not None])
-    run_trainer(trainer, module, loaders[0], start.checkpoint)
+    trainer = make_trainer(config, processes, device, [c for c in (average, progress, stop, ending) if c is not None])
+    with stop.listening():
+        run_trainer(trainer, module, loaders[0], start.checkpoint)
     record = _record(config, task, model, ending.history, processes, device)
     if processes.is_first:
         record.save(Path(config.output) / RECORD)
     return record
+
+
+def _check_same_start(start: Start, processes: Processes, device: torch.device) -> None:
+    """Refuses to go on where the processes found different states: one machine's disk is not the others'."""
+    own = start.batches if start.record is None else -1
+    found = sum_over_processes([float(own * (rank == processes.rank)) for rank in range(processes.count)], device)
+    if len(set(found)) > 1:
+        raise ConfigError(
+            "output must be a folder that all processes see, and they find runs there of "
+            f"{', '.join(f'{count:.0f}' for count in found)} batches; name one on a disk that the machines share"
+        )
 
 
 def _check_warmup(config: TrainConfig, iterations: int) -> None:

@@ -146,6 +146,7 @@ class TrainModule(pl.LightningModule):
         # Up to version 0.1 there were two numbers without names.
         sums = dict(zip(("train_loss", COUNT), sums, strict=True)) if isinstance(sums, list) else dict(sums)
         count = sums.pop(COUNT)
-        if self.rank == 0 and count > 0:
-            self._loss_sums = {name: torch.tensor(value, dtype=torch.float64) for name, value in sums.items()}
-            self._image_count = count
+        if count > 0:
+            mine = 1.0 if self.rank == 0 else 0.0
+            self._loss_sums = {name: torch.tensor(mine * value, dtype=torch.float64) for name, value in sums.items()}
+            self._image_count = mine * count

@@ -1,7 +1,6 @@
 """The output folder of a run: whether a run may start there, go on there, or is already done."""
 
 import json
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,11 +8,9 @@ from typing import Any
 from attnorm.errors import CheckpointError, ConfigError
 from attnorm.training.config import TrainConfig, resume_differences
 from attnorm.training.record import RunRecord
+from attnorm.training.resume import ResumeState, newest_state, read_state
 
 RECORD = "record.json"
-# Entries that the resume state has beside Lightning's own.
-CONFIG_KEY = "attnorm_config"
-PROCESSES_KEY = "attnorm_processes"
 
 
 @dataclass(frozen=True)
@@ -21,21 +18,24 @@ class Start:
     """How a run begins.
 
     Attributes:
-        checkpoint: file to go on from; None starts with fresh weights.
-        epoch: epoch to go on with, from 0.
+        checkpoint: resume state to go on from; None starts with fresh weights.
+        batches: batches of the whole run that are done there.
         record: of the finished run, when nothing is left to do.
+        notes: what a person should know of it, in sentences.
     """
 
     checkpoint: Path | None = None
-    epoch: int = 0
+    batches: int = 0
     record: RunRecord | None = None
+    notes: tuple[str, ...] = ()
 
 
 def find_start(config: TrainConfig, processes: int = 1) -> Start:
     """Decides how a run of so many processes begins, without writing anything.
 
-    The order: a finished run of the same configuration is done (with resume); else last.ckpt or the file that `resume`
-    names; else, with resume "auto", fresh weights; without resume the folder must be new or empty.
+    The order: a finished run of the same configuration is done (with resume); else the newest resume state that is
+    whole, or the one that `resume` names; else, with resume "auto", fresh weights; without resume the folder must be
+    new or empty.
 
     Raises:
         ConfigError: the folder holds another run, or the recorded configuration differs.
@@ -54,12 +54,19 @@ def find_start(config: TrainConfig, processes: int = 1) -> Start:
     if (record := read_record(output)) is not None:
         _refuse_differences(record.config, config, output / RECORD)
         return Start(record=record)
-    path = output / "last.ckpt" if config.resume == "auto" else Path(config.resume)
-    if path.is_file():
-        return _go_on(path, config, processes)
     if config.resume != "auto":
-        raise CheckpointError(f'resume must be "auto" or a .ckpt file of a run, and there is no file {path}')
-    return Start()
+        path = Path(config.resume)
+        if not path.is_file():
+            raise CheckpointError(f'resume must be "auto" or a .ckpt file of a run, and there is no file {path}')
+        try:
+            state = read_state(path)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}; name another, or give --resume auto to take the newest that can") from None
+        return _go_on(state, config, processes)
+    state, damaged = newest_state(output)
+    if state is None:
+        return Start()
+    return _go_on(state, config, processes, tuple(f"{one}; going on from {state.path.name}" for one in damaged))
 
 
 def read_record(output: Path) -> RunRecord | None:
@@ -70,26 +77,14 @@ def read_record(output: Path) -> RunRecord | None:
         return None
 
 
-def _go_on(path: Path, config: TrainConfig, processes: int) -> Start:
-    import torch
-
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        recorded, before = state[CONFIG_KEY], state[PROCESSES_KEY]
-        loops = state["loops"]["fit_loop"]["epoch_progress"]["current"]
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(
-            f"{path} must be the resume state of a training run, but it cannot be read ({reason}); "
-            "remove it to start anew"
-        ) from None
-    _refuse_differences(recorded, config, path)
-    if before != processes:
+def _go_on(state: ResumeState, config: TrainConfig, processes: int, notes: tuple[str, ...] = ()) -> Start:
+    _refuse_differences(state.config, config, state.path)
+    if state.processes != processes:
         raise ConfigError(
-            f"resume needs as many processes as the run in {path} had: {before}, got {processes}; "
+            f"resume needs as many processes as the run in {state.path} had: {state.processes}, got {processes}; "
             "with another number the batches would be others"
         )
-    return Start(checkpoint=path, epoch=int(loops["processed"]))
+    return Start(checkpoint=state.path, batches=state.batches, notes=notes)
 
 
 def _refuse_differences(recorded: dict[str, Any], config: TrainConfig, path: Path) -> None:
