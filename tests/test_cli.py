@@ -348,12 +348,12 @@ def test_predictions_are_the_evaluation_part_s(run, tmp_path):
     from attnorm.data import DataConfig, load_data
     from attnorm.training.checkpoint import load_checkpoint
     from attnorm.training.objective import prepare_images
-    from attnorm.training.predict import classify, read_image
+    from attnorm.training.predict import ClassPredictor, classify
 
     model, meta = load_checkpoint(run / "last.safetensors")
     pixels, _ = load_data(DataConfig(dataset="digits"), parts=("val",)).val[5]
     Image.fromarray(pixels[0].numpy()).save(tmp_path / "digit.png")
-    shown, read = read_image(tmp_path / "digit.png", meta)
+    shown, read = ClassPredictor(model, meta).read(tmp_path / "digit.png")
     assert torch.equal(read, pixels)
     assert shown.size == (8, 8)
     with torch.no_grad():

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from attnorm import __version__
-from attnorm.errors import ConfigError, JobError
+from attnorm.errors import ConfigError, JobError, shown
 
 DONE, FAILED, WRONG_ARGUMENTS, INTERRUPTED = 0, 1, 2, 130
 
@@ -86,7 +86,8 @@ def _predict(arguments: Sequence[str]) -> int:
     print(f"{count} images: results in {config.output}")
     if unreadable:
         raise JobError(
-            f"{len(unreadable)} of {count + len(unreadable)} images could not be read: {', '.join(unreadable)}"
+            f"{len(unreadable)} of {count + len(unreadable)} images could not be read: "
+            f"{', '.join(shown(name, 200) for name in unreadable)}"
         )
     return DONE
 

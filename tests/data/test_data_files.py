@@ -10,7 +10,7 @@ from PIL import Image
 
 from attnorm.data import DataConfig, eval_transform, load_data, make_loader
 from attnorm.data.augment import SampleKey
-from attnorm.data.images import read_image
+from attnorm.data.image_files import read_image
 from attnorm.errors import ConfigError, DataError
 
 

@@ -10,7 +10,8 @@ from PIL import Image
 from pycocotools import mask as oracle
 
 from attnorm.cli import main
-from attnorm.data.images import read_image, to_tensor
+from attnorm.data.image_files import read_image
+from attnorm.data.images import to_tensor
 from attnorm.errors import ConfigError
 from attnorm.training.checkpoint import load_checkpoint
 from attnorm.training.predict import predict

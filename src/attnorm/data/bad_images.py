@@ -8,11 +8,12 @@ from collections.abc import Sequence
 import torch
 
 from attnorm.data.config import shortened
-from attnorm.errors import DataError
+from attnorm.errors import DataError, shown
 
 log = logging.getLogger("attnorm.data")
 
 _NAMED = 20  # so many files are named in a message
+LONGEST = 200  # characters of a file name in a message
 
 
 class UnreadableImagesError(DataError):
@@ -49,9 +50,9 @@ class BadImages:
             UnreadableImagesError: it is one too many.
         """
         self._bad[index] = True
-        log.warning("skipped %s: %s", self.files[index], error)
+        log.warning("skipped %s: %s", shown(self.files[index], LONGEST), error)
         if int(self._bad.sum()) > self.limit:
-            bad = self.names()
+            bad = [shown(name, LONGEST) for name in self.names()]
             raise UnreadableImagesError(
                 f"{self.title}: at most {self.limit} images may be unreadable (max_bad_images); "
                 f"found {len(bad)}: {shortened(bad, _NAMED)}; mend or remove them, or raise max_bad_images"

@@ -17,10 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attnorm.data.bad_images import LONGEST
 from attnorm.data.config import DataConfig, shortened
 from attnorm.data.folder import scan_folder
-from attnorm.data.images import eval_transform, read_image
-from attnorm.errors import DataError
+from attnorm.data.image_files import read_image
+from attnorm.data.images import eval_transform
+from attnorm.errors import DataError, shown
 from attnorm.files import replacing
 
 log = logging.getLogger("attnorm.data")
@@ -165,12 +167,12 @@ def _decode(paths: list[str], labels: Tensor, config: DataConfig, folder: Path) 
         try:
             images.append(transform(read_image(path)))
         except DataError as error:
-            log.warning("skipped %s: %s", path, error)
+            log.warning("skipped %s: %s", shown(path, LONGEST), error)
             bad.append(i)
             if len(bad) > config.max_bad_images:
                 raise DataError(
                     f"{folder}: at most {config.max_bad_images} images may be unreadable (max_bad_images); found more: "
-                    f"{shortened([paths[i] for i in bad], 20)}; mend or remove them"
+                    f"{shortened([shown(paths[i], LONGEST) for i in bad], 20)}; mend or remove them"
                 ) from error
     stacked = torch.stack(images) if images else torch.empty(0, 3, SIZE, SIZE, dtype=torch.uint8)
     if bad:

@@ -10,13 +10,14 @@ import numpy as np
 from PIL import Image
 
 from attnorm.data.annotations import Annotations, Category
+from attnorm.data.bad_images import LONGEST
 from attnorm.data.coco_config import DETECTION
-from attnorm.data.coco_files import LONGEST, absent, annotation_file, image_folder
+from attnorm.data.coco_files import absent, annotation_file, image_folder
 from attnorm.data.coco_reader import CocoReader
 from attnorm.data.config import DataConfig, shortened
 from attnorm.data.detection_data import DetectionData, DetectionDataset
 from attnorm.data.folder import MEAN, STD
-from attnorm.data.images import read_image
+from attnorm.data.image_files import read_image
 from attnorm.errors import ConfigError, DataError, shown
 
 LARGE = 2**30  # bytes of an image's masks that are worth a word

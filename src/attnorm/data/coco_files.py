@@ -6,13 +6,13 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from attnorm.data.bad_images import LONGEST
 from attnorm.data.config import DataConfig, data_root, shortened
 from attnorm.errors import DataError, shown
 
 PARTS = {"train": ("train",), "val": ("val", "valid", "validation", "test")}  # what each may be called
 YEARS = ("2017", "2014", "")  # COCO's parts are called train2017 and val2017
 BESIDE = "_annotations.coco.json"  # Roboflow's name for the file beside its images
-LONGEST = 200  # characters of a file name in a message
 
 
 def annotation_file(config: DataConfig, part: str) -> Path:

@@ -13,11 +13,11 @@ from torch.utils.data import Dataset
 
 from attnorm.data.annotations import Annotations, Category, Target
 from attnorm.data.augment import SampleKey, sample_generator
-from attnorm.data.bad_images import BadImages, UnreadableImagesError
+from attnorm.data.bad_images import LONGEST, BadImages, UnreadableImagesError
 from attnorm.data.coco_augment import flip, large_scale_jitter
 from attnorm.data.coco_config import CocoConfig
 from attnorm.data.images import to_tensor
-from attnorm.errors import DataError
+from attnorm.errors import DataError, shown
 
 
 class DetectionDataset(Dataset[tuple[Tensor, Target]]):
@@ -59,7 +59,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         images, targets = self.__getitems__([key])
         if not images:
             index = key.sample if isinstance(key, SampleKey) else key
-            raise DataError(f"{self.annotations.files[index]} is not a readable image")
+            raise DataError(f"{shown(self.annotations.files[index], LONGEST)} is not a readable image")
         return images[0], targets[0]
 
     def image(self, index: int) -> Image.Image:

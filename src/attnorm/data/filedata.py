@@ -15,10 +15,11 @@ from torch.utils.data import Dataset
 from attnorm.data.arrays import check_labels
 from attnorm.data.augment import SampleKey, augment_batch, erase, resized_crop_flip, sample_generator
 from attnorm.data.auto_augment import Policy
-from attnorm.data.bad_images import BadImages, UnreadableImagesError
-from attnorm.data.images import RESAMPLE, eval_transform, read_image, to_tensor
+from attnorm.data.bad_images import LONGEST, BadImages, UnreadableImagesError
+from attnorm.data.image_files import read_image
+from attnorm.data.images import RESAMPLE, eval_transform, to_tensor
 from attnorm.data.shard_order import ShardWindows
-from attnorm.errors import DataError
+from attnorm.errors import DataError, shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +100,7 @@ class FileDataset(Dataset[tuple[Tensor, int]]):
         images, labels = self.__getitems__([key])
         if len(labels) == 0:
             index = key.sample if isinstance(key, SampleKey) else key
-            raise DataError(f"{self.source.names[index]} is not a readable image")
+            raise DataError(f"{shown(self.source.names[index], LONGEST)} is not a readable image")
         return images[0], int(labels[0])
 
     def __getitems__(self, keys: Sequence[int | SampleKey]) -> tuple[Tensor, Tensor]:
@@ -153,5 +154,5 @@ class FileDataset(Dataset[tuple[Tensor, int]]):
                 return image
         raise UnreadableImagesError(
             f"{self.title}: class {self.source.classes[int(self.labels[index])]} must have a readable image; none of "
-            f"its {len(same)} is, e.g. {self.source.names[index]}: mend or remove the class"
+            f"its {len(same)} is, e.g. {shown(self.source.names[index], LONGEST)}: mend or remove the class"
         )

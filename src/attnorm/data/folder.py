@@ -12,7 +12,7 @@ import torch
 from attnorm.data.config import DataConfig, data_root, shortened
 from attnorm.data.filedata import FileDataset, Source
 from attnorm.data.image_data import BatchDataset, ImageData
-from attnorm.data.images import EXTENSIONS
+from attnorm.data.image_files import EXTENSIONS
 from attnorm.errors import DataError
 
 VAL_SPLITS = ("val", "validation", "test")
@@ -60,13 +60,22 @@ def scan_folder(folder: Path, classes: Sequence[str] | None = None) -> Source:
 
 
 def image_files(folder: Path) -> list[str]:
-    """The paths of the images in a folder and its subfolders, sorted; hidden files are left out."""
-    return sorted(
-        os.path.join(base, name)
-        for base, _, names in os.walk(folder, followlinks=True)
-        for name in names
-        if name.lower().endswith(EXTENSIONS) and not name.startswith(".")
-    )
+    """The paths of the images in a folder and its subfolders, sorted; hidden files are left out.
+
+    Links are followed, and a folder is read once: a link can lead back to where it is.
+    """
+    found: list[str] = []
+    seen: set[str] = set()
+    for base, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(base)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        found += [
+            os.path.join(base, name) for name in names if name.lower().endswith(EXTENSIONS) and not name.startswith(".")
+        ]
+    return sorted(found)
 
 
 def use_classes(source: Source, classes: Sequence[str], title: str) -> Source:

@@ -1,88 +1,36 @@
-"""From the bytes of one image file to a uint8 tensor."""
+"""From an image to a uint8 tensor."""
 
 from __future__ import annotations
 
-import struct
-import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import IO
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from attnorm.errors import DataError
 
-EXTENSIONS = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 RESAMPLE = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
 }
 _LONGEST = 100  # times the shorter side: beyond that an image is cut before it is resized
-# All that Pillow's decoders are known to raise for damaged files; MemoryError: a header that lies about the size.
-_DAMAGED = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    KeyError,
-    IndexError,
-    AttributeError,
-    EOFError,
-    OverflowError,
-    RuntimeError,
-    MemoryError,
-    struct.error,
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
-)
 
 
-def read_image(file: str | IO[bytes], in_chans: int = 3, size: tuple[int, int] | None = None) -> Image.Image:
-    """Read an image upright and in RGB (in_chans 3) or grey (in_chans 1), 8 bits.
-
-    EXIF's orientation is applied; of an animation the first frame is taken; 16-bit grey is scaled to 8 bits; alpha is
-    dropped, as torchvision and timm do.
-
-    Args:
-        file: a path or an open binary file.
-        in_chans: 3 or 1.
-        size: (width, height) that the image is said to have; where the stored image has it and the upright one has not,
-            the image stays as it is stored.
+def convert(image: Image.Image, in_chans: int) -> Image.Image:
+    """An image of any of Pillow's modes in RGB (in_chans 3) or grey (in_chans 1), 8 bits; alpha is dropped.
 
     Raises:
-        DataError: the file is damaged, is no image, or claims more pixels than Pillow's decompression-bomb guard allows
-            (its warning counts as an error here).
+        DataError: its pixels have 32 bits.
     """
-    try:
-        # Warnings about damaged EXIF data and the like do not touch the pixels.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file) as image:
-                image.load()
-                upright = _upright(image)
-                as_stored = size == image.size != upright.size
-                return _convert(image if as_stored else upright, in_chans)
-    except _DAMAGED as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"not a readable image: {reason}") from error
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except _DAMAGED:  # the pixels are good, only the EXIF block is not
-        return image
-
-
-def _convert(image: Image.Image, in_chans: int) -> Image.Image:
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         # Pillow's own conversion clips at 255, which makes 16-bit images white.
-        image = Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) // 257).astype(np.uint8))
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise DataError("pixels must have 8 or 16 bits; these have 32, and nothing says which number is white")
     elif image.mode in ("P", "PA", "L", "RGB") and "transparency" in image.info:
         image = image.convert("RGBA")
     return image.convert("RGB" if in_chans == 3 else "L")
@@ -121,7 +69,7 @@ def _middle(image: Image.Image) -> Image.Image:
 
 
 def _resize_crop(image: Image.Image, *, size: int, short: int, resample: Image.Resampling, in_chans: int) -> Tensor:
-    image = _convert(image, in_chans)
+    image = convert(image, in_chans)
     if max(image.size) > _LONGEST * min(image.size):
         image = _middle(image)
     # the longer side is rounded down, as in torchvision's Resize

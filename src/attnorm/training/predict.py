@@ -6,7 +6,8 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from attnorm.data.images import EXTENSIONS
+from attnorm.data import eval_transform
+from attnorm.data.image_files import EXTENSIONS, read_image
 from attnorm.errors import ConfigError, DataError
 from attnorm.files import replacing, write_json_atomic
 from attnorm.training.checkpoint import CheckpointMeta, check_classifies, load_checkpoint
@@ -34,7 +35,11 @@ class Predictor(Protocol):
         ...
 
     def read(self, path: Path) -> Any:
-        """The image; raises what reading a damaged one raises."""
+        """The image, upright.
+
+        Raises:
+            DataError: it is unreadable.
+        """
         ...
 
     def predict(self, image: Any, picture: Path) -> dict[str, Any]:
@@ -65,8 +70,6 @@ def predict(config: PredictConfig) -> dict[str, Any]:
         ConfigError: a score threshold for a network that detects nothing.
         DataError: there are no images.
     """
-    from PIL import UnidentifiedImageError
-
     device = choose_device(config.device, Processes())
     output, root = Path(config.output), Path(config.input)
     images = find_images(root, output)
@@ -76,7 +79,7 @@ def predict(config: PredictConfig) -> dict[str, Any]:
     for path in images:
         try:
             image = predictor.read(path)
-        except (OSError, UnidentifiedImageError, ValueError, SyntaxError, DataError):
+        except DataError:
             unreadable.append(str(path))
             continue
         name = path.relative_to(root) if root.is_dir() else Path(path.name)
@@ -119,8 +122,9 @@ class ClassPredictor:
         self.model = meta.model
 
     def read(self, path: Path) -> tuple[Any, Tensor]:
-        """The image to show, and its pixels."""
-        return read_image(path, self.meta)
+        """The image to show, and its uint8 pixels (C, H, W) as the network takes them."""
+        image, meta = read_image(str(path)), self.meta
+        return image, eval_transform(meta.image_size, meta.crop_pct, meta.interpolation, meta.in_chans)(image)
 
     def predict(self, image: tuple[Any, Tensor], picture: Path) -> dict[str, Any]:
         """Bars beside the image; `top`."""
@@ -149,19 +153,6 @@ def find_images(path: Path, output: Path) -> list[Path]:
     if not found:
         raise DataError(f"input must hold images ({', '.join(EXTENSIONS)}), and {path} has none")
     return found
-
-
-def read_image(path: Path, meta: CheckpointMeta) -> tuple[Any, Tensor]:
-    """The image to show, and its uint8 pixels (C, H, W) as the network takes them."""
-    from PIL import Image
-
-    from attnorm.data import eval_transform
-
-    with Image.open(path) as file:
-        file.load()
-        shown = file.convert("RGB")
-        transform = eval_transform(meta.image_size, meta.crop_pct, meta.interpolation, meta.in_chans)
-        return shown, transform(file)
 
 
 @torch.no_grad()

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from PIL import Image
 
-from attnorm.data.images import read_image, to_tensor
+from attnorm.data.image_files import read_image
+from attnorm.data.images import to_tensor
 from attnorm.detection.detector import Detector
 from attnorm.detection.draw import draw_detections
 from attnorm.detection.results import coco_results
