@@ -16,6 +16,7 @@ from attnorm.layers.norm_act import AttentiveBatchNormAct2d, AttentiveGroupNormA
 from attnorm.models import aognet, densenet, mobilenetv2, resnet, resnet_cifar, resnet_small
 from attnorm.models.spec import apply_spec, parse_spec
 from attnorm.models.torchvision_networks import create_torchvision, is_torchvision
+from attnorm.models.weights_only import weights_only
 
 __all__ = ["create_model", "model_names"]
 
@@ -44,7 +45,8 @@ def create_model(name: str, **kwargs: Any) -> nn.Module:
     """
     spec = parse_spec(name)
     if is_torchvision(spec.name):
-        model = create_torchvision(spec.name, **kwargs)
+        with weights_only():
+            model = create_torchvision(spec.name, **kwargs)
         return apply_spec(model, spec, pretrained=kwargs.get("pretrained", False))
     # timm's own prefixes, such as "hf-hub:", name places rather than registered networks.
     if ":" not in spec.name and not timm.is_model(spec.name):
@@ -52,7 +54,8 @@ def create_model(name: str, **kwargs: Any) -> nn.Module:
         hint = f"did you mean {', '.join(near)}?" if near else "`attnorm models` lists those with AN"
         raise ConfigError(f"model must be one that timm or attnorm knows; got {spec.name!r}: {hint}")
     _check_tag(spec.name)
-    model = timm.create_model(spec.name, **kwargs)
+    with weights_only():
+        model = timm.create_model(spec.name, **kwargs)
     return apply_spec(model, spec, pretrained=kwargs.get("pretrained", False))
 
 
