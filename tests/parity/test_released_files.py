@@ -16,10 +16,11 @@ from safetensors.torch import save_file
 
 import attnorm
 from attnorm.errors import CheckpointError
+from attnorm.inert_pickle import UnreadableError
 from attnorm.models import create_model
 from attnorm.models.released import read_released, to_released
 from attnorm.models.released.archives import Archive
-from attnorm.models.released.described import Storage, TensorEntry, UnreadableError
+from attnorm.models.released.described import Storage, TensorEntry
 
 A = "aognet-v2"
 

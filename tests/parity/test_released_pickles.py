@@ -15,9 +15,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from attnorm import inert_pickle
 from attnorm.errors import CheckpointError
+from attnorm.inert_pickle import Name, Opaque, UnreadableError
 from attnorm.models.released import pickles, read_released
-from attnorm.models.released.described import Name, Opaque, TensorEntry, UnreadableError
+from attnorm.models.released.described import TensorEntry
 
 TRACE = "ATTNORM_TEST_TRACE"
 SHELL = f"touch ${TRACE}"
@@ -153,7 +155,7 @@ def test_claimed_sizes_take_no_memory(content):
 
 def test_endless_programs_stop(monkeypatch):
     """A list that calls copy again and again grows the memory with the square of the file."""
-    monkeypatch.setattr(pickles, "MAX_WORK", 10_000)
+    monkeypatch.setattr(inert_pickle, "MAX_WORK", 10_000)
     pairs = b"](" + b"K\x01K\x02\x86" * 1000 + b"eq\x00"
     copies = b"ccollections\nOrderedDict\nh\x00\x85R" * 1000
     with pytest.raises(UnreadableError, match="far more instructions"):

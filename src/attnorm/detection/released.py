@@ -15,10 +15,11 @@ from attnorm.detection.create import create_detector
 from attnorm.detection.detector import Detector
 from attnorm.detection.released_names import PARTS, DetectorScheme, head_names, recognise_heads, to_ours
 from attnorm.errors import CheckpointError, ConfigError, shown
+from attnorm.inert_pickle import UnreadableError
 from attnorm.models import create_model
 from attnorm.models.released import LoadReport, Released, Scheme, release
 from attnorm.models.released.archives import Archive, open_archive
-from attnorm.models.released.described import TensorEntry, UnreadableError
+from attnorm.models.released.described import TensorEntry
 from attnorm.models.released.recognise import detector_parts
 from attnorm.models.released.structure import Found, find_weights
 from attnorm.models.transfer import take_weights

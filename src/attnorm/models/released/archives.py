@@ -24,8 +24,9 @@ import torch
 from torch import Tensor
 
 from attnorm.errors import CheckpointError, shown
+from attnorm.inert_pickle import UnreadableError, text_of
 from attnorm.models.released import pickles
-from attnorm.models.released.described import Storage, TensorEntry, UnreadableError, count_of, text_of
+from attnorm.models.released.described import Storage, TensorEntry, count_of
 
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 _LEGACY = b"\x80\x02\x8a\x0a" + _MAGIC.to_bytes(10, "little") + b"."

@@ -5,11 +5,13 @@ arguments, whose kinds are checked, into dataclasses, dicts and numbers.
 """
 
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+from attnorm.inert_pickle import Name, Opaque, UnreadableError, encoded, plain_items, text_of
 
 _DTYPES = {
     "Double": torch.float64,
@@ -26,24 +28,6 @@ _DTYPES = {
     "ComplexDouble": torch.complex128,
 }
 _STORAGES = {f"torch.{device}{name}Storage": t for name, t in _DTYPES.items() for device in ("", "cuda.")}
-
-
-class UnreadableError(ValueError):
-    """The file is damaged, or means something that no checkpoint needs."""
-
-
-@dataclass(frozen=True)
-class Name:
-    """A class or function that the file names: its full name, and nothing else."""
-
-    path: str
-
-
-@dataclass(frozen=True)
-class Opaque:
-    """An object of a class that this reader does not know. Nothing of it is kept but what it was."""
-
-    path: str
 
 
 @dataclass(frozen=True)
@@ -85,19 +69,6 @@ class TensorEntry:
         return self.storage.dtype
 
 
-def text_of(value: Any) -> str:
-    """Text; what Python 2 wrote is bytes.
-
-    Raises:
-        UnreadableError: For anything else.
-    """
-    if isinstance(value, bytes):
-        return value.decode("ascii", "replace")
-    if not isinstance(value, str):
-        raise UnreadableError(f"a name that is a {type(value).__name__}")
-    return value
-
-
 def count_of(value: Any) -> int:
     """A size: an integer from 0 on that 63 bits hold.
 
@@ -107,11 +78,6 @@ def count_of(value: Any) -> int:
     if type(value) is not int or not 0 <= value < 1 << 63:
         raise UnreadableError("a size that is not a number from 0 to 2^63")
     return value
-
-
-def plain_items(pairs: Iterable[Any]) -> dict[Any, Any]:
-    """A dict of the pairs whose keys are plain: to hash a nested tuple can be made to take for ever."""
-    return {k: v for k, v in pairs if k is None or type(k) in (str, bytes, int, float, bool)}
 
 
 def storage_of(identifier: tuple[Any, ...]) -> tuple[Storage, Storage]:
@@ -168,11 +134,6 @@ def _numpy_scalar(dtype: Any, value: Any = None, *_: Any) -> Any:
     return struct.unpack(code, value)[0]
 
 
-def _encoded(text: Any, encoding: Any = None, *_: Any) -> Any:
-    """Protocol 2 has no bytes: it asks for text to be encoded as latin-1."""
-    return text.encode("latin-1") if isinstance(text, str) and encoding == "latin1" else Opaque("_codecs.encode")
-
-
 def _dict(pairs: Any = (), *_: Any) -> dict[Any, Any]:
     """Empty, to be filled by further instructions, or from pairs, as Python 2 wrote an OrderedDict."""
     return plain_items(pairs) if isinstance(pairs, (list, tuple)) else {}
@@ -189,5 +150,5 @@ CALLS: dict[str, Callable[..., Any]] = {
     "numpy.dtype": _numpy_type,
     "numpy.core.multiarray.scalar": _numpy_scalar,
     "numpy._core.multiarray.scalar": _numpy_scalar,
-    "_codecs.encode": _encoded,
+    "_codecs.encode": encoded,
 }

@@ -1,189 +1,29 @@
-"""Pickles read as data: what a checkpoint says, without running anything that it asks for.
+"""The pickle of a checkpoint: tensors are described and storages named, as :mod:`attnorm.inert_pickle` reads it."""
 
-A pickle is a program: it may name any function of any module and have it called. Here its instructions are decoded by
-the standard library's disassembler, which executes nothing, and obeyed by a machine that knows containers, numbers,
-text and tensors. Names of classes and functions stay text: nothing is imported, and the few calls that describe a
-tensor, a number or a dict are answered by :mod:`attnorm.models.released.described`. Every other object becomes an
-:class:`Opaque`.
-"""
-
-import pickletools
-import struct
-import warnings
-from collections.abc import Callable
 from typing import IO, Any
 
-from attnorm.models.released.described import (
-    CALLS,
-    Name,
-    Opaque,
-    Storage,
-    UnreadableError,
-    plain_items,
-    storage_of,
-    text_of,
-)
-
-# Instructions, and items that calls copy. The largest released network with its optimizer needs some 200 thousand.
-MAX_WORK = 5_000_000
+from attnorm import inert_pickle
+from attnorm.inert_pickle import Opaque
+from attnorm.models.released.described import CALLS, Storage, storage_of
 
 
 def load(file: IO[bytes]) -> tuple[Any, dict[str, Storage]]:
-    """Read one pickle from where the file stands to its end marker.
-
-    Args:
-        file: Anything whose `read` and `readline` give at most what is there, such as an io.BytesIO or a mmap.
+    """Read one pickle from where the file stands to its end marker, see :func:`attnorm.inert_pickle.load`.
 
     Returns:
-        The object, of dict, list, tuple, text, bytes, numbers, None and what `described` holds (sets, dict items with
-        other than plain keys, and attributes of objects are left out); and all storages that it names, by key.
+        The object, of plain values and what `described` holds; and all storages that it names, by key.
 
     Raises:
         UnreadableError: For anything but a whole pickle of a reasonable size.
     """
-    machine = _Machine()
-    try:
-        with warnings.catch_warnings(action="ignore"):  # Python's, about escapes that Python 2 could write
-            for instruction, argument, _ in pickletools.genops(file):
-                if instruction.name == "STOP":
-                    return machine.stack.pop(), machine.storages
-                machine.obey(instruction.name, argument)
-    except UnreadableError:
-        raise
-    except (ValueError, TypeError, LookupError, AttributeError, OverflowError, struct.error) as error:
-        # Operands are missing or of the wrong kind: no pickler writes that.
-        raise UnreadableError(f"{type(error).__name__}: {error}"[:200]) from None
-    raise UnreadableError("it has no end")
+    storages: dict[str, Storage] = {}
 
-
-class _Machine:
-    """The stack, the memo, and what each instruction does to them."""
-
-    def __init__(self) -> None:
-        self.stack: list[Any] = []
-        self.marks: list[int] = []
-        self.memo: dict[int, Any] = {}
-        self.storages: dict[str, Storage] = {}
-        self.work = 0
-
-    def obey(self, name: str, argument: Any) -> None:
-        self.spend(1)
-        if name in _VALUES:
-            self.stack.append(argument)
-        elif name in _CONSTANTS:
-            self.stack.append(_CONSTANTS[name]())
-        elif name in _STEPS:
-            _STEPS[name](self, argument)
-        else:
-            raise UnreadableError(f"instruction {name}, which no checkpoint needs")
-
-    def spend(self, work: int) -> None:
-        # A short program can copy a long list again and again.
-        self.work += work
-        if self.work > MAX_WORK:
-            raise UnreadableError("far more instructions than a checkpoint needs")
-
-    def take(self, count: int) -> list[Any]:
-        return self._cut(len(self.stack) - count)
-
-    def since_mark(self) -> list[Any]:
-        return self._cut(self.marks.pop())
-
-    def _cut(self, start: int) -> list[Any]:
-        if not 0 <= start <= len(self.stack):
-            raise UnreadableError("operands are missing")
-        items = self.stack[start:]
-        del self.stack[start:]
-        return items
-
-    def append(self, items: list[Any]) -> None:
-        target = self.stack[-1]
-        if isinstance(target, list):
-            target.extend(items)
-        elif not isinstance(target, Opaque):
-            raise UnreadableError(f"items for a {type(target).__name__}")
-
-    def set_items(self, items: list[Any]) -> None:
-        target = self.stack[-1]
-        if isinstance(target, dict):
-            target.update(plain_items(zip(items[::2], items[1::2], strict=True)))
-        elif not isinstance(target, Opaque):
-            raise UnreadableError(f"items for a {type(target).__name__}")
-
-    def remember(self, index: int) -> None:
-        self.memo[index] = self.stack[-1]
-
-    def recall(self, index: int) -> None:
-        self.stack.append(self.memo[index])
-
-    def name(self, module: Any, name: Any) -> None:
-        self.stack.append(Name(f"{text_of(module)}.{text_of(name)}"))
-
-    def call(self, function: Any, arguments: Any) -> None:
-        known = CALLS.get(function.path) if isinstance(function, Name) else None
-        if known is None:
-            path = function.path if isinstance(function, (Name, Opaque)) else type(function).__name__
-            self.stack.append(Opaque(path))
-            return
-        self.spend(len(arguments) + sum(len(a) for a in arguments if isinstance(a, (list, tuple))))
-        self.stack.append(known(*arguments))
-
-    def refer(self, identifier: Any) -> None:
-        """A persistent id; torch's pickles mean storages by them, and formerly the source code of modules."""
+    def refer(identifier: Any) -> Any:
+        """Torch's pickles mean storages by persistent ids, and formerly the source code of modules."""
         if not isinstance(identifier, tuple) or len(identifier) < 5 or identifier[0] not in ("storage", b"storage"):
-            self.stack.append(Opaque("a persistent id"))
-            return
+            return Opaque("a persistent id")
         whole, part = storage_of(identifier)
-        self.storages.setdefault(whole.key, whole)
-        self.stack.append(part)
+        storages.setdefault(whole.key, whole)
+        return part
 
-
-# Instructions whose decoded argument is the value itself.
-_VALUES = frozenset(
-    {"INT", "LONG", "LONG1", "LONG4", "BININT", "BININT1", "BININT2", "FLOAT", "BINFLOAT"}
-    | {"STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}
-    | {"BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"}
-)
-_CONSTANTS: dict[str, Callable[[], Any]] = {
-    "NONE": lambda: None,
-    "NEWTRUE": lambda: True,
-    "NEWFALSE": lambda: False,
-    "EMPTY_LIST": list,
-    "EMPTY_TUPLE": tuple,
-    "EMPTY_DICT": dict,
-    "EMPTY_SET": lambda: Opaque("a set"),
-}
-_STEPS: dict[str, Callable[[_Machine, Any], Any]] = {
-    "PROTO": lambda m, _: None,
-    "FRAME": lambda m, _: None,
-    "MARK": lambda m, _: m.marks.append(len(m.stack)),
-    "POP": lambda m, _: m.take(1),
-    "POP_MARK": lambda m, _: m.since_mark(),
-    "DUP": lambda m, _: m.stack.append(m.stack[-1]),
-    "TUPLE": lambda m, _: m.stack.append(tuple(m.since_mark())),
-    "TUPLE1": lambda m, _: m.stack.append(tuple(m.take(1))),
-    "TUPLE2": lambda m, _: m.stack.append(tuple(m.take(2))),
-    "TUPLE3": lambda m, _: m.stack.append(tuple(m.take(3))),
-    "LIST": lambda m, _: m.stack.append(m.since_mark()),
-    "DICT": lambda m, _: (items := m.since_mark(), m.stack.append({}), m.set_items(items)),
-    "FROZENSET": lambda m, _: (m.since_mark(), m.stack.append(Opaque("a set"))),
-    "APPEND": lambda m, _: m.append(m.take(1)),
-    "APPENDS": lambda m, _: m.append(m.since_mark()),
-    "ADDITEMS": lambda m, _: m.append(m.since_mark()),
-    "SETITEM": lambda m, _: m.set_items(m.take(2)),
-    "SETITEMS": lambda m, _: m.set_items(m.since_mark()),
-    "MEMOIZE": lambda m, _: m.remember(len(m.memo)),
-    "GLOBAL": lambda m, names: m.name(*names.split(" ", 1)),
-    "STACK_GLOBAL": lambda m, _: m.name(*m.take(2)),
-    "REDUCE": lambda m, _: m.call(*m.take(2)),
-    "NEWOBJ": lambda m, _: m.call(*m.take(2)),
-    "NEWOBJ_EX": lambda m, _: m.call(*m.take(3)[:2]),
-    "INST": lambda m, names: (items := m.since_mark(), m.name(*names.split(" ", 1)), m.call(m.take(1)[0], items)),
-    "OBJ": lambda m, _: (items := m.since_mark(), m.call(items[0], items[1:])),
-    "BUILD": lambda m, _: m.take(1),  # an object's attributes: none is kept
-    "PERSID": lambda m, identifier: m.refer(identifier),
-    "BINPERSID": lambda m, _: m.refer(m.take(1)[0]),
-    **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), _Machine.remember),
-    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), _Machine.recall),
-    **dict.fromkeys(("EXT1", "EXT2", "EXT4"), lambda m, _: m.stack.append(Opaque("an extension"))),
-}
+    return inert_pickle.load(file, CALLS, refer), storages

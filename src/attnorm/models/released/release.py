@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from attnorm.errors import CheckpointError, shown
+from attnorm.inert_pickle import UnreadableError
 from attnorm.layers.attentive import AttentiveNorm
 from attnorm.models import create_model, published
 from attnorm.models.released.archives import Archive, open_archive
-from attnorm.models.released.described import TensorEntry, UnreadableError
+from attnorm.models.released.described import TensorEntry
 from attnorm.models.released.names import Scheme, released_names
 from attnorm.models.released.recognise import Architecture, detector_parts, recognise
 from attnorm.models.released.report import LoadReport, kinds_of

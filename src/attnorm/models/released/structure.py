@@ -7,8 +7,9 @@ from typing import Any
 from torch import Tensor
 
 from attnorm.errors import shown
+from attnorm.inert_pickle import Opaque, UnreadableError
 from attnorm.models.released.archives import Archive
-from attnorm.models.released.described import Opaque, TensorEntry, UnreadableError
+from attnorm.models.released.described import TensorEntry
 
 # What wraps a network puts in front of its keys; a file may have several, such as "module.network.".
 PREFIXES = ("module.", "network.", "model.", "backbone.")
