@@ -26,12 +26,12 @@ RECIPES = sorted((Path(__file__).parents[1] / "configs" / "quickstart").glob("*.
 
 # A flag is a promise: scripts and recipes rely on it. Adding one is a decision, and so is a line here.
 TRAIN_FLAGS = """
-    aa amp amp_dtype augment batch_size channels_last clip_grad coco crop_pct cutmix data_dir dataset decay_milestones
-    decay_norm decay_rate detector device drop drop_path epochs grad_accum_steps image_size in_chans init
-    initial_checkpoint interpolation log_tensorboard log_wandb lr lr_base lr_base_scale lr_base_size max_bad_images
-    min_lr mixup model model_ema model_ema_decay momentum nesterov num_classes opt output pretrained progress
-    recovery_interval reprob resume sched seed shard_window smoothing sync_bn torchcompile train_split val_split
-    warmup_epochs warmup_iters warmup_lr weight_decay workers
+    aa amp amp_dtype augment batch_size channels_last checkpoint_hist clip_grad coco crop_pct cutmix data_dir dataset
+    decay_milestones decay_norm decay_rate detector device drop drop_path dry_run epochs grad_accum_steps image_size
+    in_chans init initial_checkpoint interpolation log_interval log_tensorboard log_wandb lr lr_base lr_base_scale
+    lr_base_size max_bad_images min_lr mixup model model_ema model_ema_decay momentum nesterov num_classes opt output
+    pretrained progress recovery_interval reprob resume sched seed shard_window smoothing sync_bn torchcompile
+    train_split val_split warmup_epochs warmup_iters warmup_lr weight_decay workers
 """
 EVAL_FLAGS = """
     amp amp_dtype annotations backend batch_size channels_last checkpoint crop_pct data_dir dataset device id_dir

@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from attnorm import __version__
-from attnorm.errors import ConfigError, JobError, shown
+from attnorm.errors import ConfigError, JobError, PeerError, shown
+from attnorm.training.launcher import rank_prefix, tell_launcher, watch_launcher
 
 DONE, FAILED, WRONG_ARGUMENTS, INTERRUPTED = 0, 1, 2, 130
 
@@ -38,6 +39,13 @@ def _train(arguments: Sequence[str]) -> int:
 
     config = parse_settings(TrainConfig, arguments, command="attnorm train", recipe=True)
     check_recipe(config)  # as `fit` does, but before the seconds that Lightning takes to be imported
+    if config.dry_run:
+        from attnorm.training.dry_run import dry_run
+
+        lines = dry_run(config)
+        if os.environ.get("RANK", "0") == "0":
+            print("\n".join(lines))
+        return DONE
     from attnorm.training.loop import fit
 
     record = fit(config)
@@ -191,6 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0 done; 1 the job failed; 2 the arguments are wrong; 130 interrupted. A failure has one line on stderr.
     """
+    watch_launcher()
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     given = [argument for argument in given if argument != "--debug"]
@@ -225,11 +234,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _fail(error: Exception, code: int, debug: bool) -> int:
     if debug:
         raise error
-    return _say(f"error: {error}", code)
+    return _say(f"error: {error}", code, is_cause=not isinstance(error, PeerError))
 
 
-def _say(message: str, code: int) -> int:
-    print("attnorm: " + " ".join(message.split()), file=sys.stderr, flush=True)
+def _say(message: str, code: int, *, is_cause: bool = True) -> int:
+    line = f"attnorm: {rank_prefix()}{' '.join(message.split())}"
+    print(line, file=sys.stderr, flush=True)
+    tell_launcher(line, is_cause=is_cause)
     return code
 
 

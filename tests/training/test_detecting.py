@@ -125,7 +125,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, monkeypatch):
 def test_what_a_run_leaves_behind(trained):
     config, record = trained
     output = Path(config.output)
-    names = {"best.safetensors", "config.yaml", "last.safetensors", "metrics.csv", "record.json"}
+    names = {"best.safetensors", "config.yaml", "last.safetensors", "log.jsonl", "metrics.csv", "record.json"}
     assert {item.name for item in output.iterdir() if item.suffix != ".ckpt"} == names
     assert json.loads((output / "record.json").read_text()) == asdict(record)
     assert RunRecord.from_dict(asdict(record)) == record

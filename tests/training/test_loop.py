@@ -126,7 +126,7 @@ def test_what_a_run_leaves_behind(trained):
     config, record = trained
     output = Path(config.output)
     states = {"resume-00000020.ckpt", "resume-00000030.ckpt"}
-    names = {"best.safetensors", "config.yaml", "last.safetensors", "metrics.csv", "record.json", *states}
+    names = {"best.safetensors", "config.yaml", "last.safetensors", "log.jsonl", "metrics.csv", "record.json", *states}
     assert {item.name for item in output.iterdir()} == names
     rows = list(csv.DictReader((output / "metrics.csv").read_text().splitlines()))
     assert [float(row["top1"]) for row in rows] == [row["top1"] for row in record.history]
