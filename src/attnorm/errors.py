@@ -26,5 +26,9 @@ class CheckpointError(JobError):
     """A checkpoint is damaged, or belongs to another network."""
 
 
+class PeerError(JobError):
+    """Another process of the job has ended, or does not answer."""
+
+
 class DivergedError(JobError):
     """The loss left the finite numbers."""

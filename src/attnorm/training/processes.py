@@ -9,7 +9,12 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from attnorm.errors import ConfigError
+from attnorm.errors import ConfigError, PeerError
+from attnorm.training.launcher import watch_launcher
+
+# So long may a process be waited for. The longest honest wait is for the first one while it writes or computes what the
+# others do not, such as COCO's numbers: minutes.
+TIMEOUT = timedelta(minutes=30)
 
 
 @dataclass(frozen=True)
@@ -70,20 +75,47 @@ def check_precision(precision: str, device: torch.device) -> None:
 
 @contextmanager
 def process_group(processes: Processes, device: torch.device) -> Iterator[None]:
-    """Joins the process group for the length of a run; does nothing for one process alone."""
+    """Joins the process group for the length of a run; does nothing for one process alone.
+
+    A process that dies closes its connections: what the others wait for fails at once (gloo) or within seconds (nccl,
+    when torchrun ends them). One that hangs keeps them open, and nobody can tell it from a slow one: the others
+    wait for `TIMEOUT`, then they fail, by the error below or (nccl) by torch's watchdog, which ends the process; and
+    torchrun ends the one that hangs, with SIGTERM and half a minute later with SIGKILL. When torchrun itself has gone,
+    the processes end by themselves, see :func:`attnorm.training.launcher.watch_launcher`.
+
+    Raises:
+        PeerError: in place of the backend's error, where another process has ended or does not answer.
+    """
     if processes.count == 1 or dist.is_initialized():
         yield
         return
+    watch_launcher()
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(minutes=30))
     try:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
         yield
+    except RuntimeError as error:
+        if not _is_of_a_collective(error):
+            raise
+        raise PeerError(
+            f"all processes of a run must be there and answer, but talking to the others failed ({_brief(error)}); "
+            "the one that ended first says why, or was killed"
+        ) from error
     finally:
         # Lightning ends the group that it finds; after an error before or within its run this one may still be there.
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _is_of_a_collective(error: RuntimeError) -> bool:
+    # Gloo raises plain RuntimeErrors, which name its source files.
+    return isinstance(error, dist.DistError) or "/gloo/" in str(error)
+
+
+def _brief(error: RuntimeError) -> str:
+    """The first sentence, without the place in the backend's source."""
+    return str(error).partition("] ")[2].partition(". ")[0] or type(error).__name__
 
 
 def sum_over_processes(values: list[float], device: torch.device) -> list[float]:
