@@ -95,18 +95,18 @@ def _device(run: Prepared) -> str:
     name = environment(launch.device)["device"]
     precision = {"32": "float32", "bf16": "bfloat16 mixed", "fp16": "float16 mixed"}[config.precision]
     images = config.batch * config.grad_accum_steps * launch.processes.count
-    return (
-        f"{name}, {precision}; {_many(launch.processes.count, 'process', 'processes')} with "
-        f"{_many(config.workers, 'worker', 'workers')} each, {images} images a step"
-    )
+    each = " each" if launch.processes.count > 1 else ""
+    reading = f"with {_many(config.workers, 'worker', 'workers')}{each} to read" if config.workers else "reading itself"
+    processes = _many(launch.processes.count, "process", "processes")
+    return f"{name}, {precision}; {processes} {reading}; {images} images a step"
 
 
 def _memory(run: Prepared, costs: Costs) -> str:
     if costs.memory_bytes is None:
         return "not known on this system"
-    whose = "the device" if run.launch.device.type == "cuda" else "the process"
-    there = "" if costs.memory_there_bytes is None else f" of {size(costs.memory_there_bytes)} that it may have"
-    return f"{size(costs.memory_bytes)} of {whose} at the peak{there}"
+    whose = "the device has" if run.launch.device.type == "cuda" else "the process may have"
+    there = "" if costs.memory_there_bytes is None else f", of {size(costs.memory_there_bytes)} that {whose}"
+    return f"{size(costs.memory_bytes)} at the peak{there}"
 
 
 def _time(run: Prepared, costs: Costs) -> list[str]:
@@ -119,7 +119,7 @@ def _time(run: Prepared, costs: Costs) -> list[str]:
     note = reading_note(costs.data_wait_share, run.launch.config.workers)
     return [
         f"about {duration(costs.batch_seconds)} a batch ({rate:,.{0 if rate >= 10 else 1}f} images/s), "
-        f"{duration(epoch)} an epoch with its evaluation, {duration(whole)} for the run",
+        f"{duration(epoch)} an epoch with its evaluation, {duration(whole)} for {'the rest' if done else 'the run'}",
         *([note] if note else []),
     ]
 
@@ -148,7 +148,7 @@ def size(count: int) -> str:
 
 def duration(seconds: float) -> str:
     """A time for a person."""
-    if seconds < 1:
+    if 0 < seconds < 1:
         return f"{1000 * seconds:.{0 if seconds >= 0.01 else 1}f} ms"
     if seconds < 60:
         return f"{seconds:.1f} s"

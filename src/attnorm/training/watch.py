@@ -59,17 +59,16 @@ class LineFile:
         if not self.path.exists():
             return
         text = self.path.read_text(encoding="utf-8", errors="replace")
-        kept = [line for line in text.splitlines(keepends=True) if line.endswith("\n") and _parses(line, wanted)]
+        kept = [line for line in text.splitlines(keepends=True) if line.endswith("\n") and _is_wanted(line, wanted)]
         if "".join(kept) != text:
             write_text_atomic(self.path, "".join(kept))
 
 
-def _parses(line: str, wanted: Callable[[dict[str, Any]], bool]) -> bool:
+def _is_wanted(line: str, wanted: Callable[[dict[str, Any]], bool]) -> bool:
     try:
-        content = json.loads(line)
-    except ValueError:
+        return wanted(json.loads(line))
+    except (ValueError, LookupError, TypeError, AttributeError):  # no JSON, or none of ours
         return False
-    return isinstance(content, dict) and wanted(content)
 
 
 def _place(line: dict[str, Any]) -> Place | None:
