@@ -24,7 +24,10 @@ from .runs import Stopped, assert_same_weights, newest, stop_at, weights
 
 
 def numbers(record):
-    return [{name: value for name, value in row.items() if "second" not in name} for row in record.history]
+    return [
+        {name: value for name, value in row.items() if "second" not in name and "share" not in name}
+        for row in record.history
+    ]
 
 
 def send_at(patch, kind, name, place, number):
