@@ -60,4 +60,5 @@ class BadImages:
 
     def names(self) -> list[str]:
         """The names of the images."""
-        return [self.files[int(i)] for i in self._bad.nonzero()]
+        # Of a copy: nonzero counts first and lists then, and fails where a worker adds an image in between.
+        return [self.files[int(i)] for i in self._bad.clone().nonzero()]
