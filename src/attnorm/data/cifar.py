@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import logging
 import os
-import pickle
-import tarfile
-import zlib
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from attnorm.data.bad_images import LONGEST
+from attnorm.data.cifar_files import ARCHIVE, FOLDER, SIZE, find_files, read_part
 from attnorm.data.config import DataConfig, shortened
 from attnorm.data.folder import scan_folder
 from attnorm.data.image_files import read_image
@@ -26,84 +21,6 @@ from attnorm.errors import DataError, shown
 from attnorm.files import replacing
 
 log = logging.getLogger("attnorm.data")
-
-SIZE = 32
-_FILES = {
-    ("cifar10", "train"): tuple(f"data_batch_{i}" for i in range(1, 6)),
-    ("cifar10", "test"): ("test_batch",),
-    ("cifar100", "train"): ("train",),
-    ("cifar100", "test"): ("test",),
-}
-_FOLDER = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
-_ARCHIVE = {"cifar10": "cifar-10-python.tar.gz", "cifar100": "cifar-100-python.tar.gz"}
-_LABELS = {"cifar10": "labels", "cifar100": "fine_labels"}
-
-
-def _latin1(text: str, encoding: str = "latin1") -> bytes:
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"bytes encoded as {encoding}")
-    return text.encode("latin1")
-
-
-def _allowed() -> dict[tuple[str, str], Any]:
-    from numpy._core.multiarray import _reconstruct  # pyright: ignore[reportAttributeAccessIssue]
-
-    return {
-        ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
-        ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
-        ("_codecs", "encode"): _latin1,  # how Python 3 writes bytes in an old protocol
-    }
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Reads plain containers, numbers, text and numpy arrays; everything else could run code and is refused."""
-
-    def find_class(self, module_name: str, global_name: str, /) -> Any:
-        try:
-            return _allowed()[module_name, global_name]
-        except KeyError:
-            raise pickle.UnpicklingError(f"it asks for {module_name}.{global_name}") from None
-
-
-def read_batch(content: bytes, label_key: str, source: str) -> tuple[np.ndarray, np.ndarray]:
-    """Read one file of the archives: a pickled dict with "data", uint8 (N, 3072), and a list of labels.
-
-    Returns:
-        images, uint8 (N, 3, 32, 32), and labels, int64 (N,).
-
-    Raises:
-        DataError: it is damaged, has other contents, or asks for anything but arrays and plain values.
-    """
-    try:
-        batch = _ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
-        batch = {k.decode() if isinstance(k, bytes) else k: v for k, v in batch.items()}
-        data, labels = np.asarray(batch["data"]), np.asarray(batch[label_key], dtype=np.int64)
-    except Exception as error:  # a damaged pickle raises nearly anything
-        raise DataError(f"{source} must be a CIFAR batch, a pickle of arrays and plain values only: {error}") from error
-    if data.dtype != np.uint8 or data.shape != (len(labels), 3 * SIZE * SIZE):
-        raise DataError(f"{source} must hold uint8 data of {len(labels)} x 3072; got {data.dtype} {data.shape}")
-    return data.reshape(-1, 3, SIZE, SIZE), labels
-
-
-def _batches(root: Path, name: str) -> Callable[[str], bytes] | None:
-    """A function from a batch file's name to its content; None when neither folder nor archive is there."""
-    for folder in (root / _FOLDER[name], root):
-        if (folder / _FILES[name, "test"][0]).is_file():
-            return lambda file: (folder / file).read_bytes()
-    archive = root / _ARCHIVE[name] if root.is_dir() else root
-    if not archive.is_file():
-        return None
-
-    def read_member(file: str) -> bytes:
-        with tarfile.open(archive) as tar:
-            member = tar.extractfile(f"{_FOLDER[name]}/{file}")
-            if member is None:
-                raise KeyError(file)
-            return member.read()
-
-    return read_member
 
 
 def read_cifar(root: Path, config: DataConfig, classes: tuple[str, ...], split: str) -> tuple[Tensor, Tensor]:
@@ -119,18 +36,10 @@ def read_cifar(root: Path, config: DataConfig, classes: tuple[str, ...], split: 
     Returns:
         images, uint8 (N, 3, 32, 32), and labels, int64 (N,), not yet checked for their range.
     """
-    name = config.dataset
-    read = _batches(root, name)
+    read = find_files(root, config.dataset)
     if read is None:
         return _read_folder(root, config, classes, split)
-    parts: list[tuple[np.ndarray, np.ndarray]] = []
-    for file in _FILES[name, split]:
-        try:
-            content = read(file)
-        except (OSError, KeyError, EOFError, zlib.error, tarfile.TarError) as error:
-            raise DataError(f"{root} must hold {_FOLDER[name]}/{file}: {error}; download the archive again") from error
-        parts.append(read_batch(content, _LABELS[name], f"{root}: {file}"))
-    images, labels = (np.concatenate(column) for column in zip(*parts, strict=True))
+    images, labels = read_part(root, config.dataset, split, read)
     return torch.from_numpy(images), torch.from_numpy(labels)
 
 
@@ -143,7 +52,7 @@ def _read_folder(root: Path, config: DataConfig, classes: tuple[str, ...], split
     name = config.dataset
     if not (root / "train").is_dir():
         raise DataError(
-            f"{root} must hold {_FOLDER[name]}, {_ARCHIVE[name]} or the folders train/<class> and test/<class>; "
+            f"{root} must hold {FOLDER[name]}, {ARCHIVE[name]} or the folders train/<class> and test/<class>; "
             "it holds none of them"
         )
     folder = next((root / s for s in (split, "val") if (root / s).is_dir()), root / split)

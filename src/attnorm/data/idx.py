@@ -10,6 +10,7 @@ import gzip
 import math
 import zlib
 from pathlib import Path
+from typing import IO, cast
 
 import numpy as np
 import torch
@@ -32,24 +33,35 @@ def read_idx(path: Path, ndim: int) -> np.ndarray:
     Raises:
         DataError: it is not such a file, or it is shorter or longer than its header says.
     """
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            content = file.read()
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} must be a complete file: {error}; download it again") from error
     header = 4 + 4 * ndim
     magic = bytes([0, 0, _UBYTE, ndim])
-    if content[:4] != magic or len(content) < header:
-        raise DataError(
-            f"{path} must be an idx file that begins with {magic.hex()}; it begins with {content[:4].hex()}"
-        )
-    shape = tuple(int(n) for n in np.frombuffer(content, ">u4", ndim, 4))
-    if len(content) - header != math.prod(shape):
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            start = file.read(header)
+            if start[:4] != magic or len(start) < header:
+                raise DataError(
+                    f"{path} must be an idx file that begins with {magic.hex()}; it begins with {start[:4].hex()}"
+                )
+            shape = tuple(int(n) for n in np.frombuffer(start, ">u4", ndim, 4))
+            content = _up_to(cast(IO[bytes], file), math.prod(shape) + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} must be a complete file: {error}; download it again") from error
+    if len(content) != math.prod(shape):
+        held = f"{len(content)} or more" if len(content) > math.prod(shape) else str(len(content))
         raise DataError(
             f"{path} must hold {math.prod(shape)} bytes after its header ({'x'.join(map(str, shape))}); "
-            f"it holds {len(content) - header}: download it again"
+            f"it holds {held}: download it again"
         )
-    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+    return np.frombuffer(content, np.uint8).reshape(shape)
+
+
+def _up_to(file: IO[bytes], limit: int) -> bytes:
+    """The next bytes, so many at most: what a header claims or an archive unfolds to is not taken on trust."""
+    pieces: list[bytes] = []
+    while limit > 0 and (piece := file.read(min(limit, 1 << 20))):
+        pieces.append(piece)
+        limit -= len(piece)
+    return b"".join(pieces)
 
 
 def _find(root: Path, name: str) -> Path:

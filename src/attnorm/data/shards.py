@@ -14,7 +14,6 @@ import tarfile
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,6 +22,7 @@ import torch
 from torch import distributed
 
 from attnorm.data.filedata import Source
+from attnorm.data.tar_members import TAR_ERRORS, check_end, files_in, open_tar
 from attnorm.errors import DataError
 
 _IMAGES = ("jpg", "jpeg", "png", "webp")
@@ -56,9 +56,9 @@ class ShardIndex(Sequence[str]):
     def __getitem__(self, index: int) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]  # no slices
         shard, offset = self._shard(index), self.offset[index]
         try:
-            with tarfile.open(shard, "r:") as tar:
+            with open_tar(Path(shard)) as tar:
                 return f"{shard}:{next(member.name for member in tar if member.offset_data == offset)}"
-        except (OSError, tarfile.TarError, StopIteration):  # what cannot be read any more must be named all the same
+        except (*TAR_ERRORS, StopIteration):  # what cannot be read any more must be named all the same
             return f"{shard}:(image at byte {offset})"
 
     def open(self, index: int) -> IO[bytes]:
@@ -149,18 +149,16 @@ def _index(shard: Path) -> np.ndarray:
                 raise DataError(f"{shard}: sample {key} must have a label below {_CLASSES}; it has {label}")
             for column, value in zip(columns, (image.offset_data, image.size, label), strict=True):
                 column.append(value)
-    except (OSError, ValueError, OverflowError, tarfile.TarError) as error:
+    except TAR_ERRORS as error:
         raise DataError(f"{shard} must be an uncompressed tar of images with .cls labels: {error}") from error
     return np.array(columns, dtype=np.int64)
 
 
 def _samples(shard: Path) -> Iterator[tuple[str, dict[str, tarfile.TarInfo], tarfile.TarFile]]:
     """The samples of a shard: consecutive members with one key (the path up to the name's first dot)."""
-    with tarfile.open(shard, "r:") as tar:
+    with open_tar(shard) as tar:
         key, fields = "", dict[str, tarfile.TarInfo]()
-        for member in tar:
-            if not member.isfile():
-                continue
+        for member in files_in(tar):
             folder, _, base = member.name.rpartition("/")
             stem, _, extension = base.partition(".")
             if f"{folder}/{stem}" != key and fields:
@@ -170,20 +168,4 @@ def _samples(shard: Path) -> Iterator[tuple[str, dict[str, tarfile.TarInfo], tar
             fields[extension.lower()] = member
         if fields:
             yield key, fields, tar
-        _check_end(tar)
-
-
-def _check_end(tar: tarfile.TarFile) -> None:
-    """Raise ReadError unless the members end as a tar does, with blocks of zeros to the end of the file.
-
-    tarfile takes a damaged header, or a file that was cut off between two members, for the end: the images that follow
-    would be missing without a word.
-    """
-    file = tar.fileobj
-    assert file is not None
-    file.seek(tar.offset)
-    if len(file.read(tarfile.BLOCKSIZE)) < tarfile.BLOCKSIZE:
-        raise tarfile.ReadError(f"it ends at byte {tar.offset} without the mark of its end: it was cut off")
-    file.seek(tar.offset)
-    if any(chunk.strip(b"\0") for chunk in iter(partial(file.read, 1 << 20), b"")):
-        raise tarfile.ReadError(f"it is damaged at byte {tar.offset}, where no member begins")
+        check_end(tar)
