@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import pytest
 
@@ -106,7 +106,8 @@ def run(order: dict[str, Any], rank: int) -> None:
             shrink(patch)
         lay(points, patch)
         fit(make_settings(TrainConfig, order["config"]), quiet=True)
-    Path(order["count"]).write_text(str(points.count)) if rank == order["rank"] else None
+    if rank == order["rank"]:
+        Path(order["count"]).write_text(str(points.count))
 
 
 def serve() -> None:
@@ -158,25 +159,24 @@ class Runs:
             env=environment,
             cwd=REPOSITORY,
         )
+        self._orders, self._ends = cast(IO[str], self._server.stdin), cast(IO[str], self._server.stdout)
 
     def start(self, config: TrainConfig, last: int | None = None, rank: int = 0) -> int | None:
-        """Runs to the end, and gives the number of points of process `rank`; None when it was killed at point `last`."""
-        assert self._server.stdin is not None and self._server.stdout is not None
+        """Runs to the end, and gives the points that process `rank` came by; None when it was killed at `last`."""
         count = Path(config.output).with_suffix(".count")
         count.unlink(missing_ok=True)
         order = {"config": asdict(config), "detects": self.detects, "processes": self.processes}
         order |= {"last": last, "rank": rank, "count": str(count), "port": _free_port()}
-        self._server.stdin.write(json.dumps(order) + "\n")
-        self._server.stdin.flush()
-        code = int(self._server.stdout.readline())
+        self._orders.write(json.dumps(order) + "\n")
+        self._orders.flush()
+        code = int(self._ends.readline())
         assert code in (0, -signal.SIGKILL), f"the run ended with {code}"
         return int(count.read_text()) if code == 0 else None
 
     def close(self) -> None:
-        assert self._server.stdin is not None and self._server.stdout is not None
-        self._server.stdin.close()
+        self._orders.close()
         assert self._server.wait(60) == 0
-        self._server.stdout.close()
+        self._ends.close()
 
 
 def _free_port() -> int:

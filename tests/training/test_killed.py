@@ -1,4 +1,4 @@
-"""Runs that are killed again and again, at any point, end as the run that nobody touched: bit for bit, no step twice."""
+"""Runs that are killed again and again, at any point, end as the run that nobody touched, bit for bit."""
 
 import csv
 import json
@@ -13,7 +13,7 @@ from tests.fuzz import NIGHTLY
 
 from .dying import Runs
 from .narrow_detectors import shrink, tiny_config
-from .runs import assert_same_weights, weights
+from .runs import assert_same_weights, timeless, weights
 
 CHANCE = {"mixup": 0.2, "smoothing": 0.1, "drop": 0.2, "model_ema": True, "model_ema_decay": 0.9}
 
@@ -32,10 +32,6 @@ def detecting(folder):
 
 def results(config):
     """Everything that a run leaves and that is not a time."""
-
-    def timeless(row):
-        return {name: value for name, value in row.items() if "second" not in name and "share" not in name}
-
     output = Path(config.output)
     record = json.loads((output / "record.json").read_text())
     rows = list(csv.DictReader((output / "metrics.csv").read_text().splitlines()))

@@ -20,14 +20,11 @@ from attnorm.training.loop import fit
 from attnorm.training.resume import read_state, states
 from tests.fuzz import NIGHTLY
 
-from .runs import Stopped, assert_same_weights, newest, stop_at, weights
+from .runs import Stopped, assert_same_weights, newest, stop_at, timeless, weights
 
 
 def numbers(record):
-    return [
-        {name: value for name, value in row.items() if "second" not in name and "share" not in name}
-        for row in record.history
-    ]
+    return [timeless(row) for row in record.history]
 
 
 def send_at(patch, kind, name, place, number):

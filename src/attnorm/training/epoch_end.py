@@ -76,7 +76,7 @@ class EpochEnd(Checkpoint):
         self.history: list[Row] = []
         self._trained: Row | None = None  # an epoch that is still to be evaluated, as its row begins
         self._times = EpochTimes(clock)
-        self._saved_at = 0
+        self._saved_at = 0  # batches of the whole run
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Evaluates the epoch that was trained when the run was stopped.
@@ -94,7 +94,6 @@ class EpochEnd(Checkpoint):
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Starts the clock."""
         self._times.start()
-        self._saved_at = 0
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -110,10 +109,10 @@ class EpochEnd(Checkpoint):
         # Not between the batches whose gradients are summed: the sum is not part of the state.
         if done % self.config.grad_accum_steps != 0 or done >= pl_module.iterations:
             return
-        if signal is not None or (interval > 0 and done - self._saved_at >= interval):
-            self._saved_at = done
+        batches = trainer.current_epoch * pl_module.iterations + done
+        if signal is not None or (interval > 0 and batches - self._saved_at >= interval):
             pl_module.check_last_loss()
-            self._save_state(trainer, pl_module, trainer.current_epoch * pl_module.iterations + done)
+            self._save_state(trainer, pl_module, batches)
         if signal is not None:
             raise self._stopped(pl_module, signal)
 
@@ -193,7 +192,7 @@ class EpochEnd(Checkpoint):
             save_checkpoint(self.output / "best.safetensors", model, meta)
 
     def _save_state(self, trainer: pl.Trainer, module: TrainModule, batches: int) -> None:
-        self._batches = batches
+        self._saved_at = batches
         path = save_state(trainer, self.output, batches, keep=self.config.checkpoint_hist)
         module.last_checkpoint = str(path)
 
@@ -213,4 +212,10 @@ class EpochEnd(Checkpoint):
         """Puts into the resume state what decides whether a run may go on from it."""
         checkpoint[CONFIG_KEY] = recorded(self.config)
         checkpoint[PROCESSES_KEY] = trainer.world_size
-        checkpoint[BATCHES_KEY] = self._batches
+        checkpoint[BATCHES_KEY] = self._saved_at
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Finds the batch after which the state was saved: the next one is due as if the run had not been stopped."""
+        self._saved_at = checkpoint[BATCHES_KEY]
