@@ -63,11 +63,11 @@ def _data(run: Prepared) -> list[str]:
     count = run.launch.processes.count
     batches = f"{len(run.train)} batches of {config.batch}" + (f" in each of {count} processes" if count > 1 else "")
     bad = [name for part in (run.task.train, run.task.val) for name in getattr(part, "bad_files", list)()]
-    unreadable = f"{len(bad)} images could not be read: {', '.join(bad)}" if bad else "no image was unreadable"
+    unreadable = f"{_many(len(bad), 'image', 'images')} could not be: {', '.join(bad)}" if bad else "none is damaged"
     return [
         f"{facts['name']}: {_many(len(facts['classes']), 'class', 'classes')}, {len(run.task.train):,} images to train "
         f"({batches}), {len(run.task.val):,} to evaluate",
-        f"of both parts a few batches were read, {unreadable}",
+        f"images of a few batches of both parts were read; {unreadable}",
         *run.task.notes,
     ]
 
@@ -96,7 +96,7 @@ def _device(run: Prepared) -> str:
     precision = {"32": "float32", "bf16": "bfloat16 mixed", "fp16": "float16 mixed"}[config.precision]
     images = config.batch * config.grad_accum_steps * launch.processes.count
     each = " each" if launch.processes.count > 1 else ""
-    reading = f"with {_many(config.workers, 'worker', 'workers')}{each} to read" if config.workers else "reading itself"
+    reading = f"with {_many(config.workers, 'worker', 'workers')}{each}" if config.workers else "without workers"
     processes = _many(launch.processes.count, "process", "processes")
     return f"{name}, {precision}; {processes} {reading}; {images} images a step"
 
