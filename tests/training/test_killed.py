@@ -20,7 +20,8 @@ CHANCE = {"mixup": 0.2, "smoothing": 0.1, "drop": 0.2, "model_ema": True, "model
 
 def classifying(folder, **changes):
     settings = {"model": "resnet8_cifar_an", "dataset": "digits", "epochs": 2, "batch_size": 100, "lr": 0.05, **CHANCE}
-    return TrainConfig(**{**settings, "recovery_interval": 3, "output": str(folder / "run"), **changes})
+    settings |= {"recovery_interval": 3, "log_interval": 4, "output": str(folder / "run")}
+    return TrainConfig(**{**settings, **changes})
 
 
 def detecting(folder):
@@ -36,7 +37,9 @@ def results(config):
     record = json.loads((output / "record.json").read_text())
     rows = list(csv.DictReader((output / "metrics.csv").read_text().splitlines()))
     files = {path.name for path in output.iterdir()}
-    return [timeless(row) for row in record["history"]], [timeless(row) for row in rows], record["metrics"], files
+    lines = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
+    lines = [line for line in lines if line["event"] in ("batches", "epoch")]
+    return [[timeless(row) for row in each] for each in (record["history"], rows, lines)], record["metrics"], files
 
 
 @pytest.mark.parametrize(
