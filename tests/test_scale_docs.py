@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from torch.distributed.run import get_args_parser
 
 from attnorm.options import parse_settings
@@ -36,7 +38,7 @@ time.sleep(60)
 """
 SRUN = '#!/bin/bash\nwhile [ "$1" != torchrun ]; do shift; done\nexec "$@"\n'
 SCONTROL = """#!/bin/bash
-if [ "$1" = show ]; then echo node7; echo node8; else echo "$@" >> "$STAND_IN/scontrol"; fi
+if [ "$1" = show ]; then tr , "\n" <<< "$3"; else echo "$@" >> "$STAND_IN/scontrol"; fi
 """
 
 
@@ -78,17 +80,17 @@ def job(tmp_path):
     for name, text in (("torchrun", TORCHRUN.format(python=sys.executable)), ("srun", SRUN), ("scontrol", SCONTROL)):
         (programs / name).write_text(text)
         (programs / name).chmod(0o755)
-    slurm = {"SLURM_JOB_ID": "77", "SLURM_NNODES": "2", "SLURM_JOB_NODELIST": "node[7-8]", "SLURM_GPUS_ON_NODE": "4"}
+    slurm = {"SLURM_JOB_ID": "77", "SLURM_NNODES": "2", "SLURM_JOB_NODELIST": "node7,node8", "SLURM_GPUS_ON_NODE": "4"}
     base = {**os.environ, **slurm, "PATH": f"{programs}:{os.environ['PATH']}", "STAND_IN": str(tmp_path)}
 
-    def start(**more):
-        return subprocess.Popen(["bash", str(SCRIPT), *shlex.split(USER)], env={**base, **more}, cwd=ROOT)
+    def start(arguments=USER, **more):
+        return subprocess.Popen(["bash", str(SCRIPT), *shlex.split(arguments)], env={**base, **more}, cwd=ROOT)
 
     return start
 
 
-def wait_for(path):
-    deadline = time.monotonic() + 30
+def wait_for(path, seconds=30):
+    deadline = time.monotonic() + seconds
     while not path.exists():
         assert time.monotonic() < deadline, path
         time.sleep(0.02)
@@ -115,3 +117,28 @@ def test_when_time_is_up_the_job_goes_back_into_the_queue(job, tmp_path):
     (tmp_path / "scontrol").unlink()
     assert job(CODE="3").wait(30) == 3
     assert not (tmp_path / "scontrol").exists()
+
+
+@pytest.mark.slow
+def test_a_job_whose_time_was_up_ends_as_one_that_had_time(job, tmp_path, tally):
+    """With the real torchrun: two processes are told in the middle, and the job is started again."""
+    (tmp_path / "bin" / "torchrun").unlink()
+    here = {
+        "SLURM_NNODES": "1",
+        "SLURM_JOB_NODELIST": "localhost",
+        "SLURM_GPUS_ON_NODE": "2",
+        "PATH": f"{tmp_path}/bin:{Path(sys.executable).parent}:/bin",
+    }
+    run = "--model resnet8_cifar_an --dataset digits --device cpu --batch-size 32 --epochs 4 --output"
+    assert job(f"{run} {tmp_path}/whole", **here).wait(200) == 0
+    process = job(f"{run} {tmp_path}/told", **here)
+    wait_for(tmp_path / "told" / "log.jsonl", seconds=100)
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(100) == 1
+    assert (tmp_path / "scontrol").read_text() == "requeue 77\n"
+    assert not (tmp_path / "told" / "record.json").exists()
+    assert job(f"{run} {tmp_path}/told", **here).wait(200) == 0
+    whole, told = (load_file(tmp_path / name / "last.safetensors") for name in ("whole", "told"))
+    assert whole.keys() == told.keys()
+    assert all(torch.equal(whole[name], told[name]) for name in whole)
+    tally["processes told to stop"] += 2
