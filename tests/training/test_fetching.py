@@ -59,6 +59,56 @@ def test_the_share_is_that_of_reading_and_goes_on_over_a_stop(tiny, monkeypatch)
     assert batches == [(0.75, 25.0)] * 6
 
 
+class Device(Clock):
+    """A CUDA device in thought: it does one thing after the other, and events are reached when all before is done."""
+
+    busy_until = 0.0
+
+    def compute(self, seconds: float) -> None:
+        self.busy_until = max(self.busy_until, self.now) + seconds
+
+    def event(self, *, enable_timing: bool) -> "Event":
+        assert enable_timing
+        return Event(self)
+
+
+class Event:
+    def __init__(self, device: Device) -> None:
+        self.device = device
+
+    def record(self) -> None:
+        self.at = max(self.device.now, self.device.busy_until)
+
+    def query(self) -> bool:
+        return self.at <= self.device.now
+
+    def synchronize(self) -> None:
+        self.device.now = max(self.device.now, self.at)
+
+    def elapsed_time(self, other: "Event") -> float:
+        assert self.query()
+        assert other.query()
+        return 1000 * (other.at - self.at)
+
+
+@pytest.mark.parametrize(("reading", "waited"), [(1.0, 0.0), (4.0, 0.0), (10.0, 6.0)])
+def test_a_device_that_is_busy_does_not_wait(monkeypatch, reading, waited):
+    """It computes for 4 s on a batch, which the program only starts, to read the next one meanwhile."""
+    device = Device()
+    monkeypatch.setattr(torch.cuda, "Event", device.event)
+    clock = FetchClock(torch.device("cuda"))
+    device.compute(4.0)
+    for batch in range(1, 6):
+        clock.start(f"[Loop]{fetching.FETCH}")
+        clock.start("something else")
+        device.now += reading
+        clock.stop("something else")
+        clock.stop(f"[Loop]{fetching.FETCH}")
+        device.compute(4.0)
+        if batch % 2 == 0:  # looked at now and then, else it goes on by itself
+            assert clock.seconds == pytest.approx(batch * waited)
+
+
 class Slow(Dataset):
     """Batches that take their time."""
 

@@ -97,11 +97,12 @@ def test_every_key_is_in_the_docs_and_the_other_way_round(tiny, monkeypatch):
     fit(replace(config, resume="auto"), quiet=True)
     table = PAGE[PAGE.index("<!-- keys:begin -->") : PAGE.index("<!-- keys:end -->")]
     documented: dict[str, set[str]] = {}
+    names: list[str] = []
     for row in table.splitlines():
         cells = [cell.strip() for cell in row.split("|")]
         if len(cells) != 5 or cells[1] in ("lines", "---"):
             continue
-        names = cells[1].split(", ") if cells[1] else names  # noqa: F821
+        names = cells[1].split(", ") if cells[1] else names
         for name in names:
             documented[name] = documented.get(name, set()) | set(re.findall(r"`(\w+)`", cells[2]))
     everywhere = documented.pop("all")
