@@ -121,6 +121,12 @@ def test_steps_are_those_of_the_recipe(tiny, monkeypatch):
     assert seen == [(50, "bf16-mixed", step) for step in (0, 0, 0, 1, 2)]
 
 
+def test_an_epoch_of_one_batch_is_enough(tiny):
+    found = report(replace(tiny, batch_size=900))
+    assert "(1 batch of 900)" in found["data"]
+    assert re.match(r"about [\d.]+ m?s a batch", found["time"])
+
+
 @pytest.mark.slow
 def test_two_processes_and_one_voice(tiny, nowhere):
     command = [

@@ -61,7 +61,9 @@ def _network(run: Prepared) -> list[str]:
 def _data(run: Prepared) -> list[str]:
     facts, config = run.task.facts(), run.launch.config
     count = run.launch.processes.count
-    batches = f"{len(run.train)} batches of {config.batch}" + (f" in each of {count} processes" if count > 1 else "")
+    batches = f"{_many(len(run.train), 'batch', 'batches')} of {config.batch}" + (
+        f" in each of {count} processes" if count > 1 else ""
+    )
     bad = [name for part in (run.task.train, run.task.val) for name in getattr(part, "bad_files", list)()]
     unreadable = f"{_many(len(bad), 'image', 'images')} could not be: {', '.join(bad)}" if bad else "none is damaged"
     return [

@@ -23,7 +23,8 @@ class RunRecord:
         config: the resolved configuration, every field of TrainConfig.
         data: what the data set said: name, classes, mean, std, images to train and to evaluate, ...
         history: one entry per epoch: epoch (from 1), step, lr, train_loss, `metrics`, seconds (training only),
-            val_seconds, images_per_second. A detector has the parts of its training loss too.
+            val_seconds, images_per_second, data_wait_share (part of the training time for which it waited for data,
+            in the first process). A detector has the parts of its training loss too.
         metrics: of the last epoch: val_loss, top1 and top5 (percent); of a detector COCO's numbers as COCO gives them,
             from 0 to 1, box_AP, box_AP50, ..., mask_AP, ...; None where one is not defined.
         metric: name of that by which the best epoch is told.

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, pairwise
 from statistics import median
 from typing import Any
 
@@ -46,25 +46,33 @@ class Costs:
 class Trial(Callback):
     """Takes the times and sizes; nothing is kept of the training.
 
-    The first batch, in which buffers are made and kernels chosen, is not timed.
+    The first batch, in which buffers are made and kernels chosen, is not timed if there is another.
     """
 
     run: Prepared
     clock: FetchClock
     costs: Costs = field(default_factory=Costs)
-    _times: list[tuple[float, float]] = field(default_factory=list)  # at the end of each batch: clock, waited so far
+    _times: list[tuple[float, float]] = field(default_factory=list)  # at the ends of batches: clock, waited so far
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Starts the clock."""
+        self._take_time()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Takes the time, when the device is done."""
         outputs["loss"].item()
+        self._take_time()
+
+    def _take_time(self) -> None:
         self._times.append((time.perf_counter(), self.clock.seconds))
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Evaluates, while the optimizer's state is in memory as well, and reads the meters."""
         costs, launch, device = self.costs, self.run.launch, pl_module.device
-        steps = [(b[0] - a[0], b[1] - a[1]) for a, b in zip(self._times, self._times[1:], strict=False)]
+        steps = [(b[0] - a[0], b[1] - a[1]) for a, b in pairwise(self._times)]
+        steps = steps[1:] or steps
         costs.batch_seconds = median(seconds for seconds, _ in steps)
         costs.data_wait_share = sum(waited for _, waited in steps) / sum(seconds for seconds, _ in steps)
         network = self.run.model if self.run.average is None else self.run.average.model
