@@ -7,9 +7,9 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+
+from tests.training.image_folder import write_images
 
 HANG = 60  # seconds after which a process that should end by itself counts as one that hangs; it is no measure of speed
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
@@ -18,17 +18,7 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="lo
 
 @pytest.fixture
 def images(tmp_path):
-    """Two classes of 20 + 20 images. Every second one of the evaluation part is broken: those of every odd rank."""
-    rng = np.random.default_rng(0)
-    for part in ("train", "val"):
-        for n in range(40):
-            file = tmp_path / "data" / part / f"class{n // 20}" / f"{n:02}.png"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            if part == "val" and n % 2:
-                file.write_bytes(b"broken")
-            else:
-                Image.fromarray(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(file)
-    return tmp_path / "data"
+    return write_images(tmp_path / "data", broken=True)
 
 
 class Job:

@@ -9,11 +9,16 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.testing import assert_close
 
 from attnorm.errors import ConfigError
 from attnorm.training.loop import fit
 from attnorm.training.processes import Processes, choose_device
 from attnorm.training.record import RunRecord
+from tests.processes import run_together
+from tests.training import together
+from tests.training.image_folder import write_images
+from tests.training.runs import assert_same_weights
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "attnorm.cli"]
 
@@ -66,3 +71,34 @@ def test_two_processes_train_as_one_and_evaluate_exactly(tiny, elsewhere, tmp_pa
     assert done.returncode == 0, done.stderr
     result = json.loads(answer.read_text())
     assert (result["count"], result["top1"], result["top5"]) == (797, together.top1, together.top5)
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_steps_of_several_processes_are_those_of_the_whole_batch(tmp_path, tally, count):
+    """Gradients, weights and all running statistics, AN's attention norms included, to the rounding of float64."""
+    truth = together.training_steps()
+    assert any(name.endswith("attention.logits.norm.running_var") for name in truth)
+    for found in run_together(together.training_steps, count, tmp_path):
+        assert found.keys() == truth.keys()
+        for name, expected in truth.items():
+            assert_close(found[name], expected, rtol=1e-11, atol=1e-12, msg=lambda text, n=name: f"{n}: {text}")
+        tally["processes"] += 1
+
+
+def test_weights_do_not_depend_on_the_number_of_workers(tiny, tmp_path, tally):
+    """Order, augmentation and mixup of two processes: bit for bit, whoever reads the files."""
+    data = str(write_images(tmp_path / "data"))
+    base = replace(tiny, dataset="folder", data_dir=data, image_size=16, batch_size=6, aa="rand-m9", mixup=0.2)
+    configs = [replace(base, workers=workers) for workers in (0, 1, 2)]
+    (first, *others), same = run_together(together.fits, 2, tmp_path / "meeting", configs, tmp_path / "runs")
+    for found in [*others, *same]:
+        assert_same_weights(found, first)
+        tally["runs"] += 1
+    (other_seed,), _ = run_together(together.fits, 2, tmp_path / "again", [replace(base, seed=1)], tmp_path / "other")
+    assert not torch.equal(other_seed["conv1.weight"], first["conv1.weight"])
+
+
+def test_a_process_that_hangs_is_not_waited_for_without_end(tmp_path):
+    answer, *_ = run_together(together.waiting_for_one_that_hangs, 2, tmp_path, 4)
+    assert "all processes of a run must be there and answer" in answer
+    assert "Timed out" in answer
