@@ -23,11 +23,7 @@ def step(net: nn.Module, x: Tensor) -> dict[str, Tensor]:
     return {f"level {name}": level.detach() for name, level in levels.items()} | dict(net.named_buffers())
 
 
-def process(rank: int, port: int, results) -> None:
-    """Take one of the images through the synchronised network; put the outcome into the queue."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"tcp://localhost:{port}", rank=rank, world_size=2)
-    found = step(Backbone("resnet18_an", DetectorConfig(norm_policy="sync")), whole_batch()[rank : rank + 1])
-    results.put((rank, {name: value.numpy() for name, value in found.items()}))
-    dist.barrier()
-    dist.destroy_process_group()
+def step_of_one_image() -> dict[str, Tensor]:
+    """The step of the image that is this process's, through the synchronised network."""
+    rank = dist.get_rank()
+    return step(Backbone("resnet18_an", DetectorConfig(norm_policy="sync")), whole_batch()[rank : rank + 1])

@@ -1,8 +1,6 @@
 """Backbones: which features are taken, what the pyramid makes of them, and what of the network trains."""
 
 import math
-import multiprocessing
-import socket
 
 import pytest
 import timm
@@ -16,7 +14,8 @@ from attnorm.detection.backbone import Backbone
 from attnorm.detection.config import DetectorConfig
 from attnorm.errors import ConfigError
 from attnorm.layers import AttentiveBatchNorm2d, AttentiveGroupNorm
-from tests.detection.synchronised import process, step, whole_batch
+from tests.detection.synchronised import step, step_of_one_image, whole_batch
+from tests.processes import run_together
 
 # An AOGNet with all that is special of it (Dropout2d in the last two stages), and few channels.
 SMALL_AOGNET = {"widths": (8, 16, 16, 32, 32), "depths": (1, 1, 1, 1), "dims": (2, 2, 2, 2), "prune": (0, 1, 1, 0)}
@@ -226,23 +225,10 @@ def test_synchronised_in_one_process_is_ordinary_training():
     assert all(m.synchronised for m in synchronised.body.modules() if isinstance(m, AttentiveBatchNorm2d))
 
 
-@pytest.mark.slow
-def test_synchronised_in_two_processes():
+def test_synchronised_in_two_processes(tmp_path):
     """Each sees one image of a batch of two: features and running statistics are those of the whole batch."""
     expected = step(Backbone("resnet18_an", DetectorConfig(norm_policy="train")), whole_batch())
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    context = multiprocessing.get_context("spawn")
-    results = context.Queue()
-    processes = [context.Process(target=process, args=(rank, port, results)) for rank in range(2)]
-    for p in processes:
-        p.start()
-    for _ in processes:
-        rank, found = results.get(timeout=120)
+    for rank, found in enumerate(run_together(step_of_one_image, 2, tmp_path)):
         for name, value in expected.items():
             part = value[rank : rank + 1] if name.startswith("level") else value
-            assert_close(torch.from_numpy(found[name]), part, rtol=1e-4, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
-    for p in processes:
-        p.join(60)
-        assert p.exitcode == 0
+            assert_close(found[name], part, rtol=1e-4, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")

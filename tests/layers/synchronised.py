@@ -1,7 +1,8 @@
-"""A network with every norm that can be synchronised, and one training step of it in each of several processes.
+"""Synchronised norms in each of several processes; a module of its own, which the processes import."""
 
-A module of its own that imports torch and the layers alone: every process has to import it anew.
-"""
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
@@ -11,6 +12,7 @@ from attnorm import AttentiveBatchNorm2d, AttentiveGroupNorm, sync_norm
 
 
 def network() -> nn.Module:
+    """Every norm that can be synchronised."""
     torch.manual_seed(0)
     return nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1),
@@ -39,11 +41,53 @@ def step(model: nn.Module, x: Tensor, dy: Tensor) -> dict[str, Tensor]:
     return {"y": y.detach(), "dx": x.grad, **grads, **dict(model.named_buffers())}
 
 
-def process(rank: int, shares: list[int], port: int, results) -> None:
-    """Take this process's share of the batch through the synchronised network; put the outcome into the queue."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"tcp://localhost:{port}", rank=rank, world_size=len(shares))
-    x, dy = (t.split(shares)[rank] for t in whole_batch())
-    results.put((rank, {name: value.numpy() for name, value in step(sync_norm(network()), x, dy).items()}))
-    dist.barrier()
-    dist.destroy_process_group()
+def step_of_a_share(shares: list[int]) -> dict[str, Tensor]:
+    """The step of this process's share of the batch."""
+    x, dy = (t.split(shares)[dist.get_rank()] for t in whole_batch())
+    return step(sync_norm(network()), x, dy)
+
+
+def maps_of_several_sizes() -> list[tuple[Tensor, Tensor]]:
+    """For each of two processes, maps and the gradient at the output."""
+    generator = torch.Generator().manual_seed(2)
+    shapes = ((3, 4, 6, 5), (1, 4, 2, 7))
+    return [
+        (torch.randn(s, generator=generator).double() * (n + 1) + n, torch.randn(s, generator=generator).double())
+        for n, s in enumerate(shapes)
+    ]
+
+
+def step_of_other_sizes() -> dict[str, Tensor]:
+    """A step of a BatchNorm on the maps of this process."""
+    return step(sync_norm(nn.BatchNorm2d(4).double()), *maps_of_several_sizes()[dist.get_rank()])
+
+
+@contextmanager
+def counted_collectives() -> Iterator[list[tuple[str, int]]]:
+    """What is sent: the name of each collective of torch.distributed and the values that this process puts into it."""
+    sent: list[tuple[str, int]] = []
+    gather, reduce = dist.all_gather, dist.all_reduce
+
+    def all_gather(parts: list[Tensor], part: Tensor, **options: object) -> object:
+        sent.append(("all_gather", part.numel()))
+        return gather(parts, part, **options)
+
+    def all_reduce(tensor: Tensor, **options: object) -> object:
+        sent.append(("all_reduce", tensor.numel()))
+        return reduce(tensor, **options)
+
+    with patch.object(dist, "all_gather", all_gather), patch.object(dist, "all_reduce", all_reduce):
+        yield sent
+
+
+def collectives(channels: int, components: int) -> dict[str, list[tuple[str, int]]]:
+    """What a training step of one layer sends, forward and backward."""
+    layers = {"BN": nn.BatchNorm2d(channels), "AN": AttentiveBatchNorm2d(channels, components)}
+    found: dict[str, list[tuple[str, int]]] = {}
+    for name, layer in layers.items():
+        x = torch.randn(2, channels, 3, 3, requires_grad=True)
+        with counted_collectives() as found[f"{name} forward"]:
+            y = sync_norm(layer)(x)
+        with counted_collectives() as found[f"{name} backward"]:
+            y.square().sum().backward()
+    return found

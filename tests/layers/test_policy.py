@@ -1,8 +1,6 @@
 """Frozen norms, weight decay, and norms that are synchronised over processes."""
 
 import copy
-import multiprocessing
-import socket
 
 import pytest
 import timm
@@ -13,7 +11,7 @@ from torch.testing import assert_close
 
 from attnorm import AttentiveBatchNorm2d, freeze_norm, replace_norm, sync_norm, weight_decay_groups
 from attnorm.layers.plain import BatchNorm
-from tests.layers.synchronised import network, process, step, whole_batch
+from tests.layers.synchronised import network
 
 
 def test_the_own_batch_norm_equals_torchs():
@@ -120,42 +118,6 @@ def test_timms_optimizer_factory_spares_the_mixture():
         model, "adamw", lr=0.1, param_group_fn=lambda m: weight_decay_groups(m, 1e-4, "no_norm")
     )
     assert decay_of(by_function.param_groups, model) == ours
-
-
-@pytest.mark.parametrize("shares", [[3, 4], [5, 0, 1, 1]], ids=str)
-def test_synchronised_norms_equal_one_process_with_the_whole_batch(shares):
-    """Uneven shares, an empty one and single samples included: outputs, gradients and running statistics, float64."""
-    truth = step(network(), *whole_batch())
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    context = multiprocessing.get_context("spawn")
-    results = context.Queue()
-    arguments = [(rank, shares, port, results) for rank in range(len(shares))]
-    workers = [context.Process(target=process, args=a, daemon=True) for a in arguments]
-    for worker in workers:
-        worker.start()
-    found = dict(results.get(timeout=300) for _ in workers)
-    for worker in workers:
-        worker.join(timeout=60)
-        assert worker.exitcode == 0
-    ranks = [{k: torch.from_numpy(v) for k, v in found[rank].items()} for rank in range(len(shares))]
-    for name, expected in truth.items():
-        if name in ("y", "dx"):
-            assert_close(torch.cat([r[name] for r in ranks]), expected, rtol=1e-9, atol=1e-9, msg=name)
-        elif name.startswith("grad"):
-            total = sum(r[name] for r in ranks if name in r)
-            assert_close(total, expected, rtol=1e-9, atol=1e-9, msg=name)
-        else:
-            for r in ranks:
-                assert_close(r[name], expected, rtol=1e-12, atol=1e-12, msg=name)
-
-
-def test_synchronised_norms_without_processes_are_ordinary():
-    x, dy = whole_batch()
-    ours, theirs = step(sync_norm(network()), x, dy), step(network(), x, dy)
-    for name, value in theirs.items():
-        assert_close(ours[name], value, rtol=1e-9, atol=1e-10, msg=name)
 
 
 def test_timms_and_torchs_converters_leave_attentive_norms_whole():

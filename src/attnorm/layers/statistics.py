@@ -3,12 +3,13 @@
 Everything here works on instance moments (N, C); no pass over an activation is made.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
 from attnorm.layers.reference import batch_statistics
 
@@ -93,9 +94,9 @@ class BatchStatistics(nn.Module):
             return running_mean, running_var
         samples = mean.shape[0]
         if self.is_synchronised:
-            mu, sigma2, count = synchronised_statistics(mean, var, self.process_group)
+            mu, sigma2, count = synchronised_statistics(mean, var, pixels, self.process_group)
             # On the device, so that no process waits for the number.
-            self.update_running(mu, sigma2, (count * pixels) / (count * pixels - 1).clamp(min=1))
+            self.update_running(mu, sigma2, count / (count - 1).clamp(min=1))
             return mu, sigma2
         if samples == 0:
             # An empty batch has no statistics: nothing to standardise, nothing to learn from.
@@ -134,19 +135,24 @@ class BatchStatistics(nn.Module):
         """
         if not self.training or self.running_mean is None:
             return
-        unbiased_var = var * unbias
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
         self.num_batches_tracked.add_(1)
-        mean, unbiased_var = mean.to(self.running_mean.dtype), unbiased_var.to(self.running_var.dtype)
-        if self.momentum is None:
+        rate = self.momentum
+        if rate is None:
             # The plain average of all batches; its rate stays a tensor, so that compiling does not break here.
             rate = self.num_batches_tracked.to(mean.dtype).reciprocal()
-            self.running_mean.lerp_(mean, rate)
-            self.running_var.lerp_(unbiased_var, rate)
-        else:
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(unbiased_var, self.momentum)
+        _step_towards(mean, self.running_mean, rate)
+        _step_towards(var * unbias, self.running_var, rate)
+
+
+def _step_towards(new: Tensor, running: Tensor, rate: Tensor | float) -> None:
+    """Move running statistics by a share of the way, in place; those in half precision are rounded once, at the end."""
+    dtype = torch.promote_types(new.dtype, running.dtype)
+    wide = running.to(dtype)
+    wide.lerp_(new.to(dtype), rate.to(dtype) if isinstance(rate, Tensor) else rate)
+    if wide is not running:
+        running.copy_(wide)
 
 
 def _count_from_zero(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
@@ -156,41 +162,63 @@ def _count_from_zero(module: nn.Module, state_dict: dict[str, Tensor], prefix: s
         state_dict.setdefault(key, torch.zeros((), dtype=torch.long))
 
 
-class _AllGather(Function):
-    """Stack a tensor of every process; the gradient of each slice goes back, summed, to where it came from."""
+class _PooledStatistics(Function):
+    """Mean and variance over all processes, with one collective in each direction.
+
+    Forward gathers 2C + 1 values of every process: they cannot simply be summed, since squares are to be taken around
+    the common mean. Backward sums 2C values, the gradients of the pooled mean and variance; the rest is local.
+    """
 
     @staticmethod
-    def forward(ctx: Any, local: Tensor, group: dist.ProcessGroup | None) -> Tensor:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        ctx: Any, mean: Tensor, var: Tensor, pixels: int, group: dist.ProcessGroup | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        samples, channels = mean.shape
+        # No samples have no mean, but they weigh nothing.
+        mu, sigma2 = batch_statistics(mean, var) if samples else (mean.sum(0), var.sum(0))
+        local = torch.cat([mu, sigma2, mu.new_full((1,), samples * pixels)])
+        parts = [torch.empty_like(local) for _ in range(dist.get_world_size(group))]
+        dist.all_gather(parts, local, group=group)
+        gathered = torch.stack(parts)
+        mus, sigma2s, counts = gathered[:, :channels], gathered[:, channels:-1], gathered[:, -1:]
+        count = counts.sum()
+        shares = counts / count.clamp(min=1)
+        pooled = (shares * mus).sum(0)
+        # Centred on the common mean before squaring, so that no digits are lost where |mean| >> std.
+        pooled_var = (shares * (sigma2s + (mus - pooled).square())).sum(0)
+        ctx.save_for_backward(mean, pooled, pixels / count.clamp(min=1))
         ctx.group = group
-        slices = [torch.empty_like(local) for _ in range(dist.get_world_size(group))]
-        dist.all_gather(slices, local.contiguous(), group=group)
-        return torch.stack(slices)
+        ctx.mark_non_differentiable(count)
+        return pooled, pooled_var, count
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        grad = grad.contiguous()
-        dist.all_reduce(grad, group=ctx.group)
-        return grad[dist.get_rank(ctx.group)], None
+    @once_differentiable
+    def backward(  # type: ignore[override]
+        ctx: Any, grad_mean: Tensor, grad_var: Tensor, _: Tensor
+    ) -> tuple[Tensor, Tensor, None, None]:
+        mean, pooled, share = ctx.saved_tensors
+        grads = torch.stack([grad_mean, grad_var])
+        dist.all_reduce(grads, group=ctx.group)
+        grad_mean, grad_var = share * grads  # what one sample has in them
+        # The variance is taken around a mean that moves as well, but to first order that does not change it.
+        return grad_mean + 2 * grad_var * (mean - pooled), grad_var.expand_as(mean), None, None
 
 
 def synchronised_statistics(
-    mean: Tensor, var: Tensor, group: dist.ProcessGroup | None
+    mean: Tensor, var: Tensor, pixels: int, group: dist.ProcessGroup | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Pool instance moments (N, C) over all processes in one collective; N may differ and may be 0.
+    """Pool instance moments (N, C) over all processes in one collective.
+
+    N may differ between the processes and may be 0; so may `pixels`, as where images have several sizes: every value
+    counts the same. The backward pass is one collective too, so all processes have to make it.
+
+    Args:
+        mean: Instance means (N, C).
+        var: Biased instance variances (N, C).
+        pixels: Values behind each of them.
+        group: The processes; None: all.
 
     Returns:
-        Mean (C,), biased variance (C,), number of samples of all processes ().
+        Mean (C,), biased variance (C,), number of values per channel of all processes ().
     """
-    samples, channels = mean.shape
-    if samples:
-        mu, sigma2 = batch_statistics(mean, var)
-    else:
-        mu, sigma2 = mean.sum(0), var.sum(0)
-    local = torch.cat([mu, sigma2, mu.new_full((1,), samples)])
-    gathered = _AllGather.apply(local, group)
-    mus, sigma2s, counts = gathered.split([channels, channels, 1], 1)
-    counts = counts.detach()
-    shares = counts / counts.sum().clamp(min=1)
-    # Centred on the common mean before squaring, so that no digits are lost where |mean| >> std.
-    pooled = (shares * mus).sum(0)
-    return pooled, (shares * (sigma2s + (mus - pooled).square())).sum(0), counts.sum()
+    return cast(tuple[Tensor, Tensor, Tensor], _PooledStatistics.apply(mean, var, pixels, group))
