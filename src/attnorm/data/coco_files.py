@@ -106,7 +106,7 @@ def _listed(folder: Path, parent: str) -> dict[str, bool]:
     return {
         os.path.join(parent, entry.name): within and (not entry.is_symlink() or _within(entry.path, real))
         for entry in os.scandir(path)
-        if entry.is_file()
+        if os.path.isfile(entry.path if entry.is_symlink() else entry)  # False of links in a circle
     }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
@@ -11,6 +10,7 @@ import numpy as np
 
 from attnorm.data.annotations import Annotations, Category, corners
 from attnorm.data.coco_masks import MAX_SIDE, Piece, Size, area, pack, piece
+from attnorm.data.json_files import read_json
 from attnorm.data.problems import Problems
 from attnorm.errors import DataError
 
@@ -207,9 +207,9 @@ class CocoReader:
 def _load(path: Path, title: str) -> list[list[Entry]]:
     """The lists of images, annotations and categories."""
     try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{title}: {path} must be JSON; it is not ({error}): fetch or export it again") from error
+        content = read_json(path)
+    except DataError as error:
+        raise DataError(f"{title}: {error}") from None
     wrong = [name for name in LISTS if not _is_list_of_entries(content, name)]
     if wrong:
         raise DataError(
@@ -265,4 +265,4 @@ def _read_row(entry: Entry, places: Mapping[int, tuple[int, Size]], labels: Mapp
 
 
 def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and abs(value) < BEYOND  # not so of NaN
+    return type(value) in (int, float) and abs(value) < BEYOND  # not so of NaN

@@ -149,6 +149,7 @@ def data_root(config: DataConfig) -> Path:
     return root
 
 
-def shortened(names: Sequence[str], count: int = 10) -> str:
-    """Names for a message: the first `count` and how many more there are."""
-    return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")
+def shortened(names: Sequence[str], count: int = 10, total: int | None = None) -> str:
+    """Names for a message: the first `count` and how many more there are, of `total` where `names` are not all."""
+    more = (len(names) if total is None else total) - count
+    return ", ".join(names[:count]) + (f" and {more} more" if more > 0 else "")

@@ -5,7 +5,8 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, Literal
 
-from attnorm.detection.coco_entries import Entry, IouType, checked_ground_truth, checked_results, read_json
+from attnorm.data.json_files import read_json
+from attnorm.detection.coco_entries import Entry, IouType, checked_ground_truth, checked_results
 from attnorm.errors import ConfigError
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")

@@ -4,8 +4,7 @@ Whoever evaluates trusts nothing here: the libraries behind `average_precision` 
 that are damaged.
 """
 
-import json
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, Literal
 
 from attnorm.data.coco_masks import piece
@@ -15,20 +14,7 @@ from attnorm.errors import DataError
 IouType = Literal["bbox", "segm"]
 Entry = dict[str, Any]
 MOST = 2.0**53  # up to there JSON's whole numbers are exact
-
-
-def read_json(path: str | Path) -> Any:
-    """The content of a JSON file.
-
-    Raises:
-        DataError: there is no such file, or it is not JSON.
-    """
-    try:
-        return json.loads(Path(path).read_bytes())
-    except OSError as error:
-        raise DataError(f"{path} must be a JSON file, and it cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} must be JSON, and it is not: {error}; it is damaged or cut short") from None
+MASKS = 2**31  # bytes of run lengths that a file's masks may take, ten times what COCO's 860,000 do
 
 
 def checked_ground_truth(content: Any, iou_type: IouType, masks: Any, name: str) -> dict[str, list[Entry]]:
@@ -54,12 +40,9 @@ def checked_ground_truth(content: Any, iou_type: IouType, masks: Any, name: str)
         if not all(type(image.get(side)) is int and 0 < image[side] < MOST for side in ("height", "width")):
             problems.add("images without height and width", f"id {number}")
     _refuse(problems, f"{name} must be sound COCO JSON of instances")
-    checker = _Checker(iou_type, images, categories, masks)
+    checker = _Checker(iou_type, images, categories, masks, name)
     # The number 0 would read as "no match" in pycocotools.
-    annotations = [
-        checker.annotation(entry, f"annotations[{place}]") | {"id": place + 1}
-        for place, entry in enumerate(content["annotations"])
-    ]
+    annotations = checker.checked(checker.annotation, content["annotations"], "annotations[{}]")
     _refuse(checker.problems, f"{name} must be sound COCO JSON of instances")
     return {
         "images": [{"id": n, "height": image["height"], "width": image["width"]} for n, image in images.items()],
@@ -87,8 +70,8 @@ def checked_results(
         raise DataError(f"{name} must be a list of COCO results; got {type(content).__name__}")
     images = {image["id"]: image for image in ground_truth["images"]}
     categories = {category["id"]: category for category in ground_truth["categories"]}
-    checker = _Checker(iou_type, images, categories, masks)
-    entries = [checker.result(entry, f"entry {n}") | {"id": n + 1} for n, entry in enumerate(content)]
+    checker = _Checker(iou_type, images, categories, masks, name)
+    entries = checker.checked(checker.result, content, "entry {}")
     _refuse(checker.problems, f"{name} must be COCO results ({iou_type}) of the ground truth's images and categories")
     return {**ground_truth, "annotations": entries}
 
@@ -96,31 +79,38 @@ def checked_results(
 class _Checker:
     """Annotations and results one by one, of their keys those that evaluation reads; collects what is wrong."""
 
-    def __init__(self, iou_type: IouType, images: dict[int, Entry], categories: dict[int, Entry], masks: Any) -> None:
-        self.iou_type, self.images, self.categories, self.masks = iou_type, images, categories, masks
+    def __init__(
+        self, iou_type: IouType, images: dict[int, Entry], categories: dict[int, Entry], masks: Any, name: str
+    ) -> None:
+        self.name, self.iou_type, self.images, self.categories, self.masks = name, iou_type, images, categories, masks
         self.problems = Problems()
+        self.bytes = 0  # of run lengths so far: a polygon of a hundred bytes can take a million
 
-    def annotation(self, entry: Any, place: str) -> Entry:
-        try:
-            instance = self._instance(entry)
-            if entry.get("iscrowd", 0) not in (0, 1):
-                raise ValueError("entries with an iscrowd other than 0 and 1")
-            if "area" in entry and not _is_number(entry["area"]):
-                raise ValueError("entries without a finite area")
-            area = entry["area"] if "area" in entry else self._given_area(entry)
-        except ValueError as error:
-            self.problems.add(str(error), place)
-            return {}
+    def checked(self, read: Callable[[Any], Entry], entries: list[Any], place: str) -> list[Entry]:
+        """The good ones of the entries, as `read` gives them, numbered from 1; the others are problems."""
+        found: list[Entry] = []
+        for number, entry in enumerate(entries):
+            try:
+                found.append(read(entry) | {"id": number + 1})
+            except ValueError as error:
+                self.problems.add(str(error), place.format(number))
+        return found
+
+    def annotation(self, entry: Any) -> Entry:
+        """One of the ground truth; raises as `_instance`."""
+        instance = self._instance(entry)
+        if entry.get("iscrowd", 0) not in (0, 1):
+            raise ValueError("entries with an iscrowd other than 0 and 1")
+        if "area" in entry and not _is_number(entry["area"]):
+            raise ValueError("entries without a finite area")
+        area = entry["area"] if "area" in entry else self._given_area(entry)
         return instance | {"area": area, "iscrowd": int(entry.get("iscrowd", 0))}
 
-    def result(self, entry: Any, place: str) -> Entry:
-        try:
-            instance = self._instance(entry)
-            if not _is_number(entry.get("score")):
-                raise ValueError("entries without a finite score")
-        except ValueError as error:
-            self.problems.add(str(error), place)
-            return {}
+    def result(self, entry: Any) -> Entry:
+        """One of the results; raises as `_instance`."""
+        instance = self._instance(entry)
+        if not _is_number(entry.get("score")):
+            raise ValueError("entries without a finite score")
         return instance | {"score": entry["score"], "area": self._area(instance), "iscrowd": 0}
 
     def _instance(self, entry: Any) -> Entry:
@@ -149,8 +139,15 @@ class _Checker:
         size = (self.images[image]["height"], self.images[image]["width"])
         data, polygons = piece(segmentation, size)
         if polygons:
-            return self.masks.merge(self.masks.frPyObjects(segmentation, *size))
-        return {"size": list(size), "counts": data.decode()}
+            rle = self.masks.merge(self.masks.frPyObjects(segmentation, *size))
+        else:
+            rle = {"size": list(size), "counts": data.decode()}
+        self.bytes += len(rle["counts"])
+        if self.bytes > MASKS:
+            raise DataError(
+                f"the masks of {self.name} take more than {MASKS >> 30} GiB as run lengths: cut it into parts"
+            )
+        return rle
 
     def _given_area(self, entry: Entry) -> float:
         """Pixels of the mask or, where there is none, of the box."""
