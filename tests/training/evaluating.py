@@ -3,12 +3,7 @@
 A module of its own, without fixtures: every process has to import it anew.
 """
 
-import json
-import logging
-from pathlib import Path
-
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from attnorm.data import DataConfig, load_data, make_loader
@@ -37,13 +32,3 @@ def results(root: str) -> dict[str, dict[str, float | int]]:
         measure = Tally(torch.device("cpu"), data.outputs) if accuracy else OutlierTally(data.outputs)
         found[dataset] = evaluate(Table(), loader, mean=(0.0,) * 3, std=(1 / 255,) * 3, measure=measure)
     return found
-
-
-def process(rank: int, count: int, meeting: str, root: str, output: str) -> None:
-    """One of `count` processes that meet at the file `meeting`; writes output/<rank>.json."""
-    torch.set_num_threads(1)
-    logging.disable(logging.WARNING)
-    dist.init_process_group("gloo", f"file://{meeting}", rank=rank, world_size=count)
-    Path(output, f"{rank}.json").write_text(json.dumps(results(root)))
-    dist.barrier()
-    dist.destroy_process_group()

@@ -1,14 +1,14 @@
-"""Evaluation over two processes gives the numbers of one: no image is left out, none counts twice."""
+"""Evaluation over several processes gives the numbers of one: no image is left out, none counts twice."""
 
 import json
 
 import pytest
-import torch
 from timm.data import ImageNetInfo
 
 from attnorm.data.imagenet_files import subset_wnids
 from tests.imagenet import write_classes, write_image
-from tests.training.evaluating import process, results
+from tests.processes import run_together
+from tests.training.evaluating import results
 
 WNIDS = ImageNetInfo().label_names()
 
@@ -27,17 +27,16 @@ def uneven(tmp_path):
     return tmp_path
 
 
-def test_two_processes_evaluate_as_one(uneven):
+@pytest.mark.parametrize("processes", [2, 4])
+def test_several_processes_evaluate_as_one(uneven, tmp_path, tally, processes):
     """Scores of outliers are gathered, so that even areas are equal to the last bit; sums of losses are rounded."""
     alone = results(str(uneven))
     counts = {name: alone[name]["count"] for name in alone}
     # 750 of 1001 sets are not empty: every fourth, from the first, is
     assert counts == {"imagenet": 1000, "imagenet_real": 750, "imagenet_a": 201, "imagenet_o": 401}
-    output = uneven / "output"
-    output.mkdir()
-    torch.multiprocessing.spawn(process, (2, str(uneven / "meeting"), str(uneven), str(output)), nprocs=2)
-    first, second = (json.loads((output / f"{rank}.json").read_text()) for rank in (0, 1))
-    assert first == second
+    first, *others = run_together(results, processes, tmp_path / "meeting", str(uneven))
+    assert all(other == first for other in others)
     for name, numbers in alone.items():
         assert {**first[name], "loss": 0} == {**numbers, "loss": 0}
         assert first[name].get("loss", 0) == pytest.approx(numbers.get("loss", 0), rel=1e-6)
+    tally["processes"] += processes
