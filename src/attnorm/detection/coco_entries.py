@@ -153,7 +153,7 @@ class _Checker:
         """Pixels of the mask or, where there is none, of the box."""
         if entry.get("segmentation"):
             return self._area({"segmentation": self._rle(entry["segmentation"], entry["image_id"])})
-        return self._area(entry)
+        return self._area({"bbox": entry["bbox"]})
 
     def _area(self, instance: Entry) -> float:
         if "segmentation" in instance:
