@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -155,6 +156,13 @@ def test_formats_that_are_not_promised_are_not_opened(tmp_path, tally):
         content = saved(Image.new(mode, (16, 16)), format)
         assert_message(pixels_or_message(written(tmp_path / "image.png", content)))
         tally["formats"] += 1
+
+
+def test_there_is_one_door():
+    """No other module opens images by itself, so that what holds here holds everywhere."""
+    sources = Path(image_files.__file__).parents[1].rglob("*.py")
+    opening = re.compile(r"Image\.open|ImageFile\.Parser|decode_(image|jpeg|png|gif|webp|avif)|imread")
+    assert [source.name for source in sources if opening.search(source.read_text())] == ["image_files.py"]
 
 
 @pytest.mark.parametrize("mode", ["I", "F"])
