@@ -87,6 +87,8 @@ class AttentiveNorm(nn.Module):
         self._check_input(x)
         if x.ndim == 2:
             return self.forward_maps(x.unsqueeze(2), activation).squeeze(2)
+        if 0 in x.shape[2:]:  # maps without pixels are no samples: nothing to standardise, nothing to learn from
+            return self.forward_maps(x.reshape(0, x.shape[1], 1), activation).view_as(x)
         return self.forward_maps(x, activation)
 
     def forward_maps(self, x: Tensor, activation: Activation | None = None) -> Tensor:
@@ -94,6 +96,7 @@ class AttentiveNorm(nn.Module):
         kernels = kernels_for(x)
         if kernels is not None and self.has_closed_form:
             return self._forward_closed(x, kernels, activation)
+        self.check_values(x.shape[0], pixel_count(x))  # before the attention's norm has followed the batch
         passes = passes_for(x)
         mean, var = passes.instance_moments(x)
         with without_autocast(x):

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from attnorm.layers.coefficients import where_spread
 from attnorm.layers.fused import Kernels
 from attnorm.layers.reference import at_least_float32, pixel_count, spread
 
@@ -43,18 +44,19 @@ class _Moments(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, handover: Handover) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         mean, var = handover.kernels.measure(x)
-        ctx.save_for_backward(x, mean)
+        ctx.save_for_backward(x, mean, var)
         ctx.handover = handover
         return mean, var
 
     @staticmethod
     def backward(ctx: Any, dmean: Tensor, dvar: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        x, mean = ctx.saved_tensors
+        x, mean, var = ctx.saved_tensors
         handed = None if torch.is_grad_enabled() else ctx.handover.take()
         if handed is None:
             dx = spread(2 * dvar, x) * (x - spread(mean, x)) + spread(dmean, x)
             return (dx / pixel_count(x)).to(x.dtype), None
         scale, g = handed
+        dvar = where_spread(dvar, mean, var)
         return ctx.handover.kernels.input_gradient(g, x, mean, scale, scale, dmean, dvar, None), None
 
 

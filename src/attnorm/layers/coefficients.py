@@ -93,7 +93,7 @@ def coefficients_backward(
     transposed = made.weights.T
     return Gradients(
         dmean,
-        dvar,
+        where_spread(dvar, mean, var),
         Parameters(
             transposed @ dgain,
             transposed @ dshift,
@@ -103,6 +103,15 @@ def coefficients_backward(
             dnorm_bias,
         ),
     )
+
+
+def where_spread(dvar: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+    """The gradient of variances (N, C), but 0 where the spread is below the rounding of the mean.
+
+    In dx it is multiplied by x - m, which is 0 there. The pass over x computes slope x - slope m, of which the rounding
+    would remain, and 1 / var_eps makes that slope steep.
+    """
+    return dvar.masked_fill(var <= (mean * torch.finfo(mean.dtype).eps).square_(), 0)
 
 
 @lru_cache(maxsize=256)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from attnorm.layers.activation import Activation
 from attnorm.layers.coefficients import coefficients, coefficients_backward, number
-from attnorm.layers.memory_formats import HALF, affine, is_columns, like, neutral, rounded, standardise_rows, sums
+from attnorm.layers.memory_formats import affine, is_columns, like, neutral, rounded, standardise_rows, sums
 from attnorm.layers.reference import at_least_float32, pixel_count, spread
 
 __all__ = ["apply", "coefficients", "coefficients_backward", "gradient_sums", "input_gradient", "measure"]
@@ -125,8 +125,9 @@ def input_gradient(
         # Standardised with mean m and variance 0 + eps, so that (x - m) is divided by sqrt(eps) = L / 2.
         zeros = neutral(mean)[0]
         dx = standardise_rows(x, dvar, offset, mean.flatten(), zeros, (pixels / 2) ** 2)
-        if x.dtype in HALF:  # where addcmul_ would convert all of g to float32
+        if x.dtype == torch.bfloat16:  # where addcmul_ would convert all of g to float32
             return dx.add_(standardise_rows(g, scale, zeros, *neutral(mean), 0.0))
         return dx.addcmul_(spread(scale, x), g)
 
-    return rounded(dx, x, mean, dvar, offset, g, scale)
+    # dx is a difference, small beside its terms, which float16 may not hold: inf - inf.
+    return rounded(dx, x, mean, dvar, offset, g, scale, wide=x.dtype == torch.float16)

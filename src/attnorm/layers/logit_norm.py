@@ -3,7 +3,6 @@
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attnorm.layers.statistics import WAYS_OUT, BatchStatistics
@@ -41,7 +40,8 @@ class LogitNorm(BatchStatistics):
         """Normalise logits (N, K)."""
         weight, bias = self.weight.to(logits.dtype), self.bias.to(logits.dtype)
         if self.kind != "batch":
-            return F.group_norm(logits, self.num_groups, weight, bias, self.eps)
+            # Not F.group_norm, which refuses one logit of one sample, in evaluation as well.
+            return torch.group_norm(logits, self.num_groups, weight, bias, self.eps)
         self.check_count(logits.shape[0])
         mu, var = self.standardiser(logits, torch.zeros_like(logits), pixels=1)
         return (logits - mu) * (var + self.eps).rsqrt() * weight + bias

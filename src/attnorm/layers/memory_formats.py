@@ -150,14 +150,14 @@ def _block_size(x: Tensor) -> int:
     return max(_BLOCK // x[0].numel(), 1)
 
 
-def rounded(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+def rounded(function: Callable[..., Tensor], *tensors: Tensor, wide: bool = False) -> Tensor:
     """Call a function of tensors that have the samples in their first dimension.
 
-    Where the first is channels_last in half precision, that happens in float32, block by block, and the result is
-    rounded to it.
+    Where the first is channels_last in half precision, or in half precision and `wide` is asked for, that happens in
+    float32, block by block, and the result is rounded to it.
     """
     first = tensors[0]
-    if first.dtype not in HALF or not is_columns(first):
+    if first.dtype not in HALF or not (wide or is_columns(first)):
         return function(*tensors)
     result = torch.empty_like(first)
     size = _block_size(first)

@@ -84,8 +84,8 @@ class AttentiveBatchNorm2d(AttentiveNorm, BatchStatistics):
         return own and self.attention.has_closed_form and not self.is_synchronised
 
     def check_values(self, samples: int, pixels: int) -> None:
-        """Refuse a single value per channel in training."""
-        if self.uses_batch:
+        """Refuse a single value per channel in training; that of one process among several may do."""
+        if self.uses_batch and not self.is_synchronised:
             self.check_count(samples * pixels)
 
     def given_statistics(self, dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None]:
@@ -169,7 +169,6 @@ class AttentiveGroupNorm(AttentiveNorm):
 
     def standardiser(self, mean: Tensor, var: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
         """Statistics of each sample's groups, per channel (N, C)."""
-        self.check_values(mean.shape[0], pixels)
         return group_statistics(mean, var, self.num_groups)
 
     @property
@@ -179,7 +178,7 @@ class AttentiveGroupNorm(AttentiveNorm):
 
     def check_values(self, samples: int, pixels: int) -> None:
         """Refuse a single value per group in training."""
-        if self.training and pixels * (self.num_channels // self.num_groups) == 1:
+        if self.training and samples and pixels * (self.num_channels // self.num_groups) == 1:
             raise ValueError(
                 f"group statistics need more than 1 value per group; got {self.num_groups} groups of "
                 f"{self.num_channels} channels of 1 pixel: use fewer groups, or model.eval()"

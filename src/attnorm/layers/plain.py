@@ -59,6 +59,8 @@ class BatchNorm(BatchStatistics):
 
     def _from_batch(self, x: Tensor) -> Tensor:
         maps = x.unsqueeze(2) if x.ndim == 2 else x
+        if 0 in maps.shape[2:]:  # maps without pixels are no samples, as in the AN layers
+            maps = maps.reshape(0, maps.shape[1], 1)
         passes = passes_for(maps)
         mean, var = passes.instance_moments(maps)
         mu, sigma2 = self.standardiser(mean, var, pixel_count(maps))
