@@ -1,4 +1,4 @@
-"""Writes the measured costs into README.md and docs/ from benchmarks/results/{layer,step,network,gpu}_cost.json.
+"""Writes the measured costs into README.md and docs/ from benchmarks/results/*_cost.json.
 
     python -m benchmarks.performance_table            # renew what stands between the markers
     python -m benchmarks.performance_table --check    # exit 1 where a page is out of date

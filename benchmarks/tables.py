@@ -6,6 +6,7 @@ from typing import Any
 from benchmarks.contenders import CONTENDERS
 from benchmarks.results_table import markdown_table
 from benchmarks.step_cost import BACKWARD, FORWARD
+from benchmarks.sync_cost import RATIOS as SYNC_RATIOS
 from benchmarks.targets import DETECTOR_TARGETS, FAMILY_TARGETS, GPU_TARGETS, LAYER_TARGETS, NETWORK_TARGETS, Target
 
 Row = Mapping[str, Any]
@@ -232,6 +233,32 @@ def detector_times(record: Row) -> str:
     return markdown_table(["detector", "ms per step", "parameters, M"], lines)
 
 
+def sync_ratios(record: Row) -> str:
+    """What synchronising costs a training step, and AN's beside BatchNorm's."""
+    lines = [
+        [row["network"], *(ratio(row["ratios"][key]) if key in row["ratios"] else "" for key in SYNC_RATIOS)]
+        for row in record["rows"]
+    ]
+    return markdown_table(["network", *(" / ".join(pair) for pair in SYNC_RATIOS.values())], lines)
+
+
+def sync_sent(record: Row) -> str:
+    """What the norms of a network send in a training step."""
+    lines: list[list[str]] = []
+    for row in record["rows"]:
+        for name, sent in row["sent"].items():
+            phases = (sent["forward"], sent["backward"])
+            cells = [str(phase["collectives"]) for phase in phases] + [f"{4e-3 * p['values']:.1f}" for p in phases]
+            lines.append([row["network"], name, *cells])
+    return markdown_table(["network", "", "gathers", "sums", "kB forward", "kB backward"], lines)
+
+
+def sync_provenance(record: Row) -> str:
+    """As for the others, and how busy the machine was with other work."""
+    loads = _listed([f"{row['load_before']}" for row in record["rows"]])
+    return f"{provenance(record).rstrip()} Load average before each network: {loads}.\n"
+
+
 def _kept(name: str, part: float) -> str:
     target = NETWORK_TARGETS["saved_an_bn"]
     return f" ({target}: {'met' if target.met(part) else 'missed'})" if name == "resnet50_an" else ""
@@ -279,6 +306,9 @@ TABLES: dict[str, tuple[str | None, Callable[[Row], str]]] = {
     "detector_ratios": ("detector-cost", detector_ratios),
     "detector_times": ("detector-cost", detector_times),
     "detector_provenance": ("detector-cost", provenance),
+    "sync_ratios": ("sync-cost", sync_ratios),
+    "sync_sent": ("sync-cost", sync_sent),
+    "sync_provenance": ("sync-cost", sync_provenance),
     "gpu": ("gpu-cost", gpu),
     "gpu_provenance": ("gpu-cost", provenance),
 }

@@ -1,14 +1,15 @@
 """Synchronised norms in each of several processes; a module of its own, which the processes import."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.modules._functions import SyncBatchNorm
 
 from attnorm import AttentiveBatchNorm2d, AttentiveGroupNorm, sync_norm
+from benchmarks.sync_cost import counted_collectives
 
 
 def network() -> nn.Module:
@@ -62,24 +63,6 @@ def step_of_other_sizes() -> dict[str, Tensor]:
     return step(sync_norm(nn.BatchNorm2d(4).double()), *maps_of_several_sizes()[dist.get_rank()])
 
 
-@contextmanager
-def counted_collectives() -> Iterator[list[tuple[str, int]]]:
-    """What is sent: the name of each collective of torch.distributed and the values that this process puts into it."""
-    sent: list[tuple[str, int]] = []
-    gather, reduce = dist.all_gather, dist.all_reduce
-
-    def all_gather(parts: list[Tensor], part: Tensor, **options: object) -> object:
-        sent.append(("all_gather", part.numel()))
-        return gather(parts, part, **options)
-
-    def all_reduce(tensor: Tensor, **options: object) -> object:
-        sent.append(("all_reduce", tensor.numel()))
-        return reduce(tensor, **options)
-
-    with patch.object(dist, "all_gather", all_gather), patch.object(dist, "all_reduce", all_reduce):
-        yield sent
-
-
 def collectives(channels: int, components: int) -> dict[str, list[tuple[str, int]]]:
     """What a training step of one layer sends, forward and backward."""
     layers = {"BN": nn.BatchNorm2d(channels), "AN": AttentiveBatchNorm2d(channels, components)}
@@ -90,4 +73,27 @@ def collectives(channels: int, components: int) -> dict[str, list[tuple[str, int
             y = sync_norm(layer)(x)
         with counted_collectives() as found[f"{name} backward"]:
             y.square().sum().backward()
+    return found
+
+
+def collectives_of_torch(channels: int) -> dict[str, list[tuple[str, int]]]:
+    """What torch's SyncBatchNorm sends. It runs on accelerators only: here its kernels are stand-ins without values."""
+    x = torch.randn(2, channels, 3, 3, requires_grad=True)
+    weight, bias = (torch.ones(channels, requires_grad=True) for _ in range(2))
+    of_channels, of_maps = torch.zeros(channels), torch.zeros_like(x)
+    stand_ins = {
+        "batch_norm_stats": (of_channels, of_channels),
+        "batch_norm_gather_stats_with_counts": (of_channels, of_channels),
+        "batch_norm_elemt": of_maps,
+        "batch_norm_backward_reduce": (of_channels,) * 4,
+        "batch_norm_backward_elemt": of_maps,
+    }
+    found: dict[str, list[tuple[str, int]]] = {}
+    with ExitStack() as stack:
+        for name, value in stand_ins.items():
+            stack.enter_context(patch.object(torch, name, lambda *_, value=value: value))
+        with counted_collectives() as found["forward"]:
+            y = SyncBatchNorm.apply(x, weight, bias, None, None, 1e-5, 0.1, dist.group.WORLD, dist.get_world_size())
+        with counted_collectives() as found["backward"]:
+            y.sum().backward()
     return found

@@ -8,6 +8,7 @@ from torch.testing import assert_close
 from attnorm import sync_norm
 from tests.layers.synchronised import (
     collectives,
+    collectives_of_torch,
     maps_of_several_sizes,
     network,
     step,
@@ -53,14 +54,15 @@ def test_images_of_several_sizes_are_weighed_by_their_pixels(tmp_path):
                 assert_close(value, expected, rtol=1e-10, atol=1e-12, msg=name)
 
 
-def test_no_more_is_sent_than_torchs_synchronised_norm_sends(tmp_path):
-    """Torch's gathers 2C + 1 values forward and sums 2C backward; AN sends as much again for its K logits."""
+def test_a_synchronised_batch_norm_sends_what_torchs_sends(tmp_path):
+    """2C + 1 values forward, 2C backward, each in one collective; AN sends as much again for its K logits."""
     channels, components = 12, 5
-    for found in run_together(collectives, 2, tmp_path, channels, components):
-        assert found["BN forward"] == [("all_gather", 2 * channels + 1)]
-        assert found["BN backward"] == [("all_reduce", 2 * channels)]
-        assert found["AN forward"] == [("all_gather", 2 * components + 1), ("all_gather", 2 * channels + 1)]
-        assert found["AN backward"] == [("all_reduce", 2 * channels), ("all_reduce", 2 * components)]
+    theirs = run_together(collectives_of_torch, 2, tmp_path / "torch", channels)
+    assert theirs == [{"forward": [("all_gather", 25)], "backward": [("all_reduce", 24)]}] * 2
+    for ours in run_together(collectives, 2, tmp_path / "ours", channels, components):
+        assert {phase: ours[f"BN {phase}"] for phase in ("forward", "backward")} == theirs[0]
+        assert ours["AN forward"] == [("all_gather", 11), ("all_gather", 25)]
+        assert ours["AN backward"] == [("all_reduce", 24), ("all_reduce", 10)]
 
 
 def test_synchronised_norms_without_processes_are_ordinary():
