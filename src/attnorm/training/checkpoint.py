@@ -4,15 +4,19 @@ Wherever a checkpoint is read, the name of one that comes with the package (`att
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from attnorm.detection.config import DetectorConfig
-from attnorm.errors import CheckpointError, ConfigError
+from attnorm.errors import CheckpointError, ConfigError, shown
 from attnorm.files import replacing
 from attnorm.models import shipped
+from attnorm.models.spec import parse_spec
+from attnorm.models.torchvision_networks import is_torchvision
 from attnorm.options import make_settings
 from attnorm.training.header import KEY, CheckpointMeta, parse_header
 
@@ -53,13 +57,19 @@ def load_checkpoint(path: str | Path) -> tuple[nn.Module, CheckpointMeta]:
     meta = parse_header(Path(path), header)
     # Before the network is built: a number that is wrong could ask for all of the memory.
     if meta.num_classes and not any(value.shape[:1] == (meta.num_classes,) for value in weights.values()):
-        raise CheckpointError(f"{path} says num_classes {meta.num_classes}, and none of its weights are of as many")
+        count = shown(str(meta.num_classes))
+        raise CheckpointError(f"{path} says num_classes {count}, and none of its weights are of as many")
+    name = f"{path} ({shown(meta.model)})"
     try:
+        if outline := _outline(meta):
+            _refuse_misfit(outline, weights, name)
         model = _build(meta)
-    except (ConfigError, TypeError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
+    except (ConfigError, TypeError, ValueError, RuntimeError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        reason = shown(" ".join(str(error).split()), 300)
         raise CheckpointError(f"{path} names a network that cannot be built: {reason}") from None
-    load_weights(model, weights, f"{path} ({meta.model})")
+    load_weights(model, weights, name)
     return model.eval(), meta
 
 
@@ -76,7 +86,22 @@ def check_classifies(meta: CheckpointMeta, path: str | Path) -> None:
         )
 
 
+def _outline(meta: CheckpointMeta) -> dict[str, Tensor]:
+    """The entries of the network's state dict without their memory: a name may stand for any number of gigabytes.
+
+    Empty for networks that cannot be built without it: torchvision's RegNets, the largest of which has 2.6 GB.
+    """
+    try:
+        with torch.device("meta"):
+            return _build(meta).state_dict()
+    except NotImplementedError:
+        return {}
+
+
 def _build(meta: CheckpointMeta) -> nn.Module:
+    source = parse_spec(meta.model).name
+    if ":" in source and not is_torchvision(source):
+        raise ConfigError(f"{shown(source)} lies on a hub or in a folder, where nothing is fetched from for a file")
     if meta.detector is None:
         from attnorm.models import create_model
 
@@ -111,8 +136,11 @@ def read_meta(path: str | Path) -> CheckpointMeta | None:
 def _header(path: str | Path) -> dict[str, str]:
     from safetensors import SafetensorError, safe_open
 
+    file_path = shipped.resolve(path)
+    if not file_path.is_file():  # a pipe would wait for ever
+        return {}
     try:
-        with safe_open(shipped.resolve(path), framework="pt") as file:
+        with safe_open(file_path, framework="pt") as file:
             return file.metadata() or {}
     except (SafetensorError, OSError):
         return {}
@@ -129,7 +157,11 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], name: str) -> Non
     Raises:
         CheckpointError: counts the entries that are missing, too many or of another shape, with an example of each.
     """
-    own = model.state_dict()
+    _refuse_misfit(model.state_dict(), weights, name)
+    model.load_state_dict(weights)
+
+
+def _refuse_misfit(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], name: str) -> None:
     problems = {
         "missing": [key for key in own if key not in weights],
         "unexpected": [key for key in weights if key not in own],
@@ -139,12 +171,11 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], name: str) -> Non
             if key in weights and weights[key].shape != own[key].shape
         ],
     }
-    found = [f"{len(keys)} {what} (first: {keys[0]})" for what, keys in problems.items() if keys]
+    found = [f"{len(keys)} {what} (first: {shown(keys[0])})" for what, keys in problems.items() if keys]
     if found:
         raise CheckpointError(
             f"{name} does not fit the network: {', '.join(found)}; it belongs to another architecture"
         )
-    model.load_state_dict(weights)
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -164,7 +195,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except SafetensorError as error:
         raise CheckpointError(
-            f"{path} must be a whole .safetensors file, but it cannot be read ({error}); "
+            f"{path} must be a whole .safetensors file, but it cannot be read ({shown(str(error), 200)}); "
             "it is damaged, cut short or of another format: copy it again or train anew; "
             "`attnorm convert` makes one of a checkpoint that the authors of AN released"
         ) from None

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,8 @@ from attnorm.data import ImageData
 from attnorm.errors import ConfigError
 from attnorm.models import create_model
 from attnorm.models.initialise import initialise_as_released
+from attnorm.models.spec import parse_spec
+from attnorm.models.torchvision_networks import is_torchvision
 from attnorm.models.transfer import TransferReport, pretrained_weights, take_weights
 from attnorm.training.checkpoint import CheckpointMeta
 from attnorm.training.config import TrainConfig
@@ -73,6 +75,13 @@ class Classification:
     def _num_classes(self) -> int:
         return self.config.num_classes or len(self.data.classes)
 
+    def _registered_name(self, model: nn.Module) -> str:
+        """The network's name; of one from a hub or a folder, timm's own, by which it is built without them."""
+        source = parse_spec(self.config.model).name
+        if ":" not in source or is_torchvision(source):
+            return self.config.model
+        return cast(Any, model).pretrained_cfg["architecture"] + self.config.model.removeprefix(source)
+
     def losses(self, model: nn.Module, batch: tuple[Tensor, Tensor], place: Place) -> dict[str, Tensor]:
         """The cross entropy, with what the recipe has of mixup, CutMix and label smoothing."""
         images, labels = batch
@@ -108,7 +117,7 @@ class Classification:
         """Network, classes and the preparation of the images."""
         data = self.data
         return CheckpointMeta(
-            model=self.config.model,
+            model=self._registered_name(model),
             num_classes=self._num_classes,
             in_chans=data.in_chans,
             classes=tuple(data.classes),

@@ -8,11 +8,13 @@ from inspect import formatannotation
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from attnorm.data.config import INTERPOLATION
 from attnorm.detection.config import DetectorConfig
 from attnorm.errors import CheckpointError, shown
 from attnorm.kinds import is_of
 
 FORMAT_VERSION = 1
+MAX_SIDE = 8192  # pixels; what a file asks for must not fill the memory: an image of this size has 0.8 GB
 KEY = "attnorm"  # the one entry in the file's header; its value is JSON
 
 
@@ -74,18 +76,20 @@ def parse_header(path: Path, header: Mapping[str, str]) -> CheckpointMeta:
         )
     try:
         content: dict[str, Any] = json.loads(header[KEY])
-        if content["format_version"] > FORMAT_VERSION:
+        version = content["format_version"]
+        if type(version) is int and version > FORMAT_VERSION:
             raise CheckpointError(
-                f"{path} has header version {content['format_version']}, this attnorm reads {FORMAT_VERSION}; update it"
+                f"{path} has header version {shown(str(version))}, this attnorm reads {FORMAT_VERSION}; update it"
             )
         meta = CheckpointMeta(**_with_tuples(content))
         _check_types(CheckpointMeta, vars(meta), "")
-        _check_numbers(meta)
         if meta.detector is not None:
             _check_types(DetectorConfig, _with_tuples(meta.detector), "detector.")
+        _check_numbers(meta)
+        if meta.detector is not None:
             _check_categories(meta)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"the attnorm header of {path} is damaged: {error}") from None
+        raise CheckpointError(f"the attnorm header of {path} is damaged: {shown(str(error), 300)}") from None
     return meta
 
 
@@ -104,10 +108,22 @@ def _check_types(settings: type[Any], values: Mapping[str, Any], prefix: str) ->
 def _check_numbers(meta: CheckpointMeta) -> None:
     if min(meta.in_chans, meta.image_size) < 1 or meta.num_classes < 0:
         raise ValueError("in_chans and image_size must be at least 1, num_classes at least 0")
+    if max(meta.image_size, *_sizes(meta.detector or {})) > MAX_SIDE:
+        raise ValueError(f"image_size, and a detector's min_size and max_size, must be at most {MAX_SIDE} pixels")
+    if not 0 < meta.crop_pct <= 1 or meta.interpolation not in INTERPOLATION:
+        raise ValueError(f"crop_pct must be above 0 and at most 1, interpolation one of {', '.join(INTERPOLATION)}")
+    if 0 < meta.num_classes < len(meta.classes):
+        raise ValueError(f"classes must be no more than num_classes, {meta.num_classes}; there are {len(meta.classes)}")
     if not len(meta.mean) == len(meta.std) == meta.in_chans:
         raise ValueError(f"mean and std must have a value for each of {meta.in_chans} channels")
     if not all(map(math.isfinite, meta.mean)) or not all(0 < value < math.inf for value in meta.std):
         raise ValueError("mean and std must be finite numbers, std above 0")
+
+
+def _sizes(detector: Mapping[str, Any]) -> list[int]:
+    """The sizes that a detector's images are brought to."""
+    found = [detector.get("min_size", 0), detector.get("max_size", 0)]
+    return [side for size in found for side in (size if isinstance(size, (list, tuple)) else (size,))]
 
 
 def _check_categories(meta: CheckpointMeta) -> None:

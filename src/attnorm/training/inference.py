@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from attnorm.data import DataConfig, ImageData, load_data, make_loader
-from attnorm.errors import DataError
+from attnorm.errors import ConfigError, DataError, shown
 from attnorm.files import write_json_atomic
 from attnorm.models import published
 from attnorm.training.checkpoint import CheckpointMeta, check_classifies, load_checkpoint
@@ -51,6 +51,10 @@ def evaluate_checkpoint(config: EvalConfig) -> dict[str, Any]:
         from attnorm.training.inference_detection import evaluate_detector_checkpoint
 
         return evaluate_detector_checkpoint(config, cast(Any, model), meta, processes, device, precision)
+    if not config.datasets and meta.dataset.startswith("hfds:"):
+        raise ConfigError(
+            f"dataset must be given: {config.checkpoint} names {shown(meta.dataset)}, and is not followed"
+        )
     sets = [_settings(config, meta, name) for name in config.datasets or (meta.dataset,)]
     with process_group(processes, device):
         # All before the first is evaluated: what is missing is to be known at once.
