@@ -18,7 +18,7 @@ from attnorm.training.record import RunRecord
 from tests.processes import run_together
 from tests.training import together
 from tests.training.image_folder import write_images
-from tests.training.runs import assert_same_weights
+from tests.training.runs import assert_same_weights, weights
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "attnorm.cli"]
 
@@ -83,6 +83,19 @@ def test_steps_of_several_processes_are_those_of_the_whole_batch(tmp_path, tally
         for name, expected in truth.items():
             assert_close(found[name], expected, rtol=1e-11, atol=1e-12, msg=lambda text, n=name: f"{n}: {text}")
         tally["processes"] += 1
+
+
+def test_four_processes_train_as_one(tiny, tmp_path):
+    """Whole runs: the same steps, numbers and weights as one process that takes all four batches together."""
+    one = replace(tiny, output=str(tmp_path / "one"), batch_size=240, epochs=1)
+    record = fit(one, quiet=True)
+    four = replace(one, batch_size=60, sync_bn=True)
+    found, *_ = run_together(together.fits, 4, tmp_path / "meeting", [four], tmp_path / "runs")
+    # Sums of float32 in another order, through the few steps of an epoch; a share of a batch too many would be far off.
+    torch.testing.assert_close(found[0], weights(one), rtol=1e-3, atol=1e-4)
+    row = json.loads((tmp_path / "runs" / "run0" / "record.json").read_text())["history"][0]
+    assert (row["step"], row["val_count"]) == (record.history[0]["step"], 797)
+    assert row["train_loss"] == pytest.approx(record.history[0]["train_loss"], rel=1e-5)
 
 
 def test_weights_do_not_depend_on_the_number_of_workers(tiny, tmp_path, tally):
