@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import math
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from pycocotools.coco import COCO
 from attnorm.data import load_detection
 from attnorm.data.annotations import Annotations
 from attnorm.data.coco_masks import run_lengths
+from attnorm.data.problems import Problems
 from attnorm.errors import DataError
 from tests.data.apart import apart
 from tests.data.coco_sets import SQUARE, annotation, config, content, write
@@ -128,6 +130,26 @@ def test_json_bombs_and_files_that_are_no_json(tmp_path, raw, tally):
     tally["bombs"] += 1
 
 
+def test_a_key_that_stands_twice_is_refused(tmp_path):
+    """Readers take either: here, half of the annotations would be lost without a word."""
+    (tmp_path / "x.json").write_text(
+        json.dumps(SOUND)[:-1] + f', "annotations": {json.dumps(SOUND["annotations"][:1])}}}'
+    )
+    assert "the key 'annotations' stands in an object twice" in annotations_or_message(str(tmp_path / "x.json"))
+
+
+def test_many_problems_take_no_memory():
+    problems = Problems()
+    tracemalloc.start()
+    for number in range(10**5):
+        problems.add("bad entries", f"number {number}")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 10**4
+    assert str(problems).startswith("100000 bad entries (number 0, number 1, ")
+    assert str(problems).endswith("number 9 and 99990 more)")
+
+
 def test_a_file_in_utf_16_or_with_a_byte_order_mark_is_read(tmp_path):
     for encoding in ("utf-16", "utf-8-sig", "utf-32"):
         (tmp_path / "x.json").write_text(json.dumps(SOUND), encoding=encoding)
@@ -136,24 +158,32 @@ def test_a_file_in_utf_16_or_with_a_byte_order_mark_is_read(tmp_path):
 
 ZIGZAG = [value for number in range(10_000) for value in (-900.0 if number % 2 else 1900.0, number % 1000)]
 HEAVY = {
-    "a polygon that crosses the image ten thousand times": [ZIGZAG],
-    "four thousand polygons of three long edges": [[0.0, 0, 1000, 1, 0, 2000 - i] for i in range(4000)],
-    "runs whose sum passes through 64 bits": {"size": [1000, 1000], "counts": [2**62] * 4 + [10**6]},
-    "differences beyond 32 bits": {"size": [1000, 1000], "counts": "ooooooN" * 10**5},
-    "runs of an image of 10^9 by 10^9": {"size": [10**9, 10**9], "counts": [10**18]},
-    "a million runs of nothing": {"size": [1000, 1000], "counts": [0] * 10**6},
+    "a polygon that crosses the image ten thousand times": ([ZIGZAG], "outlines above"),
+    "four thousand polygons of three long edges": (
+        [[0.0, 0, 1000, 1, 0, 2000 - i % 999] for i in range(4000)],
+        "outlines",
+    ),
+    "runs whose sum passes through 64 bits": (
+        {"size": [1000, 1000], "counts": [2**62] * 4 + [10**6]},
+        "do not make up",
+    ),
+    "differences beyond 32 bits": ({"size": [1000, 1000], "counts": "ooooooN" * 10**5}, "do not make up"),
+    "runs of an image of 10^9 by 10^9": ({"size": [10**9, 10**9], "counts": [10**18]}, "of another size"),
+    "a million runs of nothing": ({"size": [1000, 1000], "counts": [0] * 10**6}, "do not make up"),
 }
 
 
 @pytest.mark.parametrize("kind", HEAVY)
 def test_masks_that_would_fill_the_memory(tmp_path, kind, tally):
     image = {"id": 1, "file_name": "1.png", "width": 1000, "height": 1000}
-    heavy = annotation(1, segmentation=HEAVY[kind])
+    segmentation, message = HEAVY[kind]
+    heavy = annotation(1, segmentation=segmentation)
     del heavy["area"]  # so that it would be counted
     (tmp_path / "x.json").write_text(json.dumps({**SOUND, "images": [image], "annotations": [heavy]}))
     size = (tmp_path / "x.json").stat().st_size
     outcome = apart(annotations_or_message, str(tmp_path / "x.json"), seconds=20, memory=2**31)
     assert_message(outcome.value, str(tmp_path / "x.json"))
+    assert message in outcome.value
     assert "annotation 1" in outcome.value
     assert outcome.peak < 2**25 + 40 * size
     tally["masks"] += 1
