@@ -1,10 +1,4 @@
-"""The definition in float64 for the property tests, and how far rounding may take a result away from it.
-
-How much an output or a gradient depends on the last bit of what goes in is measured, not guessed: the definition is
-computed again with every input moved by one rounding, up or down by chance. A result in float32 is right if it is not
-much farther away than that. So where a case is ill-conditioned (batch statistics of nearly equal logits, |mean| far
-above the spread) the bar follows, and where it is not the bar stays at some roundings.
-"""
+"""The definition in float64 for the property tests, exactly, or with each step moved by up to one rounding."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,17 +14,7 @@ from tests.layers.fuzzed_cases import Case
 Tensors = dict[str, Tensor]
 Noise = Callable[[Tensor, float], Tensor]
 
-_KINKS = {"relu": (0.0,), "relu6": (0.0, 6.0), "silu": (), "hard_swish": (-3.0, 3.0), "leaky_relu": (0.0,)}
 _ACTIVATIONS = {"relu": F.relu, "relu6": F.relu6, "silu": F.silu, "hard_swish": F.hardswish, "leaky_relu": F.leaky_relu}
-
-_MOVES = 4  # times that the inputs are moved
-# The fast paths round some dozen times on the way, in sums of up to a thousand terms, and four moves do not find the
-# worst direction. What is wrong rather than rounded is off by thousands.
-_SAFETY = 100
-
-# Where rounding may move a logit by more than this (batch statistics of logits that differ by rounding alone), the
-# mixture is chance, and its gradients are not compared.
-_DOUBT = 1.0
 
 
 @dataclass
@@ -59,11 +43,11 @@ class Run:
         return {f"grad {name}": gradient for name, gradient in zip(self.inputs, found, strict=True)}
 
 
-def _exactly(tensor: Tensor, eps: float) -> Tensor:
+def exactly(tensor: Tensor, eps: float) -> Tensor:
     return tensor
 
 
-def _moved(seed: int) -> Noise:
+def moved(seed: int) -> Noise:
     generator = torch.Generator().manual_seed(seed)
 
     def part(tensor: Tensor) -> Tensor:  # of a rounding; not all or nothing, or two might cancel exactly
@@ -80,13 +64,13 @@ def _moved(seed: int) -> Noise:
     return noise
 
 
-def run(case: Case, layer: nn.Module, x: Tensor, noise: Noise = _exactly, measuring: Noise = _exactly) -> Run:
+def run(case: Case, layer: nn.Module, x: Tensor, noise: Noise = exactly, measuring: Noise = exactly) -> Run:
     """Compute the definition with the layer's parameters and statistics, none of which it changes.
 
     Statistics are measured with a noise of their own: where the spread is below the rounding of the mean, noise would
     make a spread and so hide what a rounded mean does.
     """
-    eps, eps_x = _eps(x)
+    eps, eps_x = roundings(x)
     inputs = {"x": x.detach().double()}
     inputs |= {name: noise(p.detach().double(), eps) for name, p in layer.named_parameters()}
     inputs = {name: tensor.requires_grad_() for name, tensor in inputs.items()}
@@ -121,7 +105,7 @@ def run(case: Case, layer: nn.Module, x: Tensor, noise: Noise = _exactly, measur
         return mean.squeeze(2), var.squeeze(2)
 
     def attend(statistic: Tensor) -> Tensor:
-        if noise is not _exactly:
+        if noise is not exactly:
             statistic = mean_over_std(*measure(), maps.shape[2], 1e-3)
         if case.attention["statistic"] != "mean_over_std":
             statistic = measuring(maps, eps).mean(2)
@@ -142,7 +126,7 @@ def run(case: Case, layer: nn.Module, x: Tensor, noise: Noise = _exactly, measur
     given, num_groups = None, case.num_groups or None
     if not case.group and not batch and case.tracked:
         given = buffers["running_mean"].clone(), buffers["running_var"].clone()
-    elif noise is not _exactly:
+    elif noise is not exactly:
         # Moved apart from the maps that they standardise: dx is a difference of what flows back through either.
         mean, var = measure()
         given, num_groups = _pooled(mean, var, case.num_groups, measuring, eps), None
@@ -153,7 +137,7 @@ def run(case: Case, layer: nn.Module, x: Tensor, noise: Noise = _exactly, measur
     if not case.group and batch and case.tracked:
         _follow(maps.detach(), buffers, "", case.momentum, noise, eps)
     y = z if case.activation is None else _ACTIVATIONS[case.activation](z)
-    return Run(inputs, y, z, bends, buffers, noise, _grain(x.dtype))
+    return Run(inputs, y, z, bends, buffers, noise, grain_of(x.dtype))
 
 
 def _slack(tensor: Tensor, eps: float, noise: Noise) -> Tensor:
@@ -193,92 +177,13 @@ def _follow(x: Tensor, buffers: Tensors, prefix: str, momentum: float | None, no
         buffers[prefix + name] = running + noise(rate * (noise(new, eps) - running), eps)
 
 
-def _grain(dtype: torch.dtype) -> float:
+def grain_of(dtype: torch.dtype) -> float:
     info = torch.finfo(dtype)
     return info.smallest_normal * info.eps
 
 
-def _eps(x: Tensor) -> tuple[float, float]:
+def roundings(x: Tensor) -> tuple[float, float]:
     """One rounding of what is computed in (float32 at least), and of x's dtype."""
     if x.dtype == torch.float64:  # several: in float64 itself, moves of less than one would be none
         return 4 * torch.finfo(x.dtype).eps, 4 * torch.finfo(x.dtype).eps
     return torch.finfo(torch.float32).eps / 2, torch.finfo(x.dtype).eps / 2
-
-
-@dataclass
-class Exact:
-    """What a call must come to, and by how much each number may differ."""
-
-    truth: Tensors
-    allowed: Tensors
-    dy: Tensor
-    grain: float  # what is lost below the normal numbers of the dtype that is computed in, 1 / sqrt(eps) times or K
-
-    @property
-    def has_gradients(self) -> bool:
-        """Whether there are any to compare with."""
-        return "grad x" in self.truth
-
-
-def exact(case: Case, layer: nn.Module, x: Tensor, dy: Tensor) -> Exact:
-    """The definition's output "y", gradients "grad ..." and buffers for a gradient dy of the output.
-
-    Where an activation bends within reach of rounding its derivative is not one number: dy is set to 0 there, and the
-    result holds that dy. Where a gate does so, a logit is in doubt, or the activation's input is beyond x's dtype, no
-    gradients are returned.
-    """
-    eps_x = _eps(x)[1]
-    true = run(case, layer, x)
-    moved = [run(case, layer, x, _moved(i), _moved(i + _MOVES) if i < 2 else _exactly) for i in range(_MOVES)]
-    held = true.z.abs() < torch.finfo(x.dtype).max  # by x's dtype, in which the activation is computed
-    reach = _by_channel(_farthest(true.z, [m.z for m in moved])) * _SAFETY
-    dy = dy.clone(memory_format=torch.preserve_format) if case.activation else dy
-    for kink in _KINKS[case.activation] if case.activation else ():
-        dy[(true.z - kink).abs() <= reach + 4 * eps_x * abs(kink)] = 0
-    certain = bool(held.all())
-    for i, (value, places) in enumerate(true.bends):
-        doubt = _SAFETY * _farthest(value, [m.bends[i][0] for m in moved]).max()
-        certain &= bool(doubt < _DOUBT) and all(bool(((value - at).abs() > doubt).all()) for at in places)
-    truth, others = {"y": true.y, **true.buffers}, [{"y": m.y, **m.buffers} for m in moved]
-    if certain:
-        truth |= true.gradients(dy.double(), 0.0)
-        others = [other | m.gradients(dy.double(), eps_x) for other, m in zip(others, moved, strict=True)]
-    allowed = {
-        name: _SAFETY * _by_channel(_farthest(value, [other[name] for other in others]))
-        for name, value in truth.items()
-    }
-    allowed["y"] = 1.5 * reach  # no activation is steeper, but beside a kink the moves may miss the steeper side
-    truth["y"] = truth["y"].masked_fill(~held, torch.inf)
-    grain = 2**6 * torch.finfo(torch.float64 if x.dtype == torch.float64 else torch.float32).smallest_normal
-    return Exact({name: value.detach() for name, value in truth.items()}, allowed, dy, grain)
-
-
-def _farthest(value: Tensor, others: list[Tensor]) -> Tensor:
-    return torch.stack([(other - value).abs() for other in others]).amax(0).detach().double()
-
-
-def _by_channel(error: Tensor) -> Tensor:
-    """The largest error of each channel, dimension 1, since chance may spare one number of many; or of all."""
-    dims = [d for d in range(error.ndim) if d != 1] if error.ndim > 1 else [0] if error.ndim else []
-    return error.amax(dims, keepdim=True) if dims and error.numel() else error
-
-
-def assert_right(found: Tensors, expected: Exact) -> None:
-    """Each number that its dtype can hold is as exact as rounding allows, so neither inf nor NaN."""
-    for name, truth in expected.truth.items():
-        if name not in found:
-            continue
-        ours = found[name]
-        assert ours.shape == truth.shape, name
-        if not ours.is_floating_point():
-            assert torch.equal(ours, truth), name
-            continue
-        info = torch.finfo(ours.dtype)
-        allowed = expected.allowed[name] + 4 * info.eps * truth.abs() + 4 * _grain(ours.dtype) + expected.grain
-        held = truth.abs() + allowed < info.max
-        # Not `>`, which no NaN fulfils.
-        wrong = held & ~((ours.detach().double() - truth).abs() <= allowed)
-        assert not wrong.any(), (
-            f"{name}: {ours[wrong][:3].tolist()} is not {truth[wrong][:3].tolist()}; "
-            f"the error may be {allowed[wrong][:3].tolist()}"
-        )
