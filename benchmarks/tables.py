@@ -235,11 +235,10 @@ def detector_times(record: Row) -> str:
 
 def sync_ratios(record: Row) -> str:
     """What synchronising costs a training step, and AN's beside BatchNorm's."""
-    lines = [
-        [row["network"], *(ratio(row["ratios"][key]) if key in row["ratios"] else "" for key in SYNC_RATIOS)]
-        for row in record["rows"]
-    ]
-    return markdown_table(["network", *(" / ".join(pair) for pair in SYNC_RATIOS.values())], lines)
+    rows = record["rows"]
+    taken = {key: " / ".join(pair) for key, pair in SYNC_RATIOS.items() if all(key in row["ratios"] for row in rows)}
+    lines = [[row["network"], *(ratio(row["ratios"][key]) for key in taken)] for row in rows]
+    return markdown_table(["network", *taken.values()], lines)
 
 
 def sync_sent(record: Row) -> str:

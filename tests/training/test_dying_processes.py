@@ -96,7 +96,8 @@ def test_a_failing_rank_ends_the_job_with_its_reason(images, tmp_path, tally):
     tally["failed ranks"] += 1
 
 
-@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 4])
 def test_a_killed_rank_ends_the_job(images, tmp_path, tally, processes):
     with Job(tmp_path, images, processes, "--max-bad-images", "40", "--epochs", "10000") as job:
         ranks = job.wait_until_it_trains()
