@@ -11,6 +11,8 @@ from attnorm.data.images import to_tensor
 from attnorm.errors import DataError
 
 PIXELS = np.arange(24, dtype=np.uint8).reshape(4, 6) * 10
+
+
 def rgb(file):
     image = read_image(str(file))
     assert image.mode == "RGB"

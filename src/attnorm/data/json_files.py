@@ -12,7 +12,7 @@ from attnorm.errors import DataError, shown
 def read_json(path: str | Path) -> Any:
     """The content of a JSON file, in UTF-8, UTF-16 or UTF-32.
 
-    Time and memory are proportional to the file's size, some 30 bytes for each of its own at most: Python's reader
+    Time and memory are proportional to the file's size, 40 bytes for each of its own at most: Python's reader
     refuses lists within lists beyond its recursion limit, and numbers of more than 4300 digits. NaN, Infinity and
     1e400 are read as such floats; it is for the caller to want finite ones.
 
