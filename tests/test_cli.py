@@ -30,7 +30,7 @@ TRAIN_FLAGS = """
     decay_milestones decay_norm decay_rate detector device drop drop_path dry_run epochs grad_accum_steps image_size
     in_chans init initial_checkpoint interpolation log_interval log_tensorboard log_wandb lr lr_base lr_base_scale
     lr_base_size max_bad_images min_lr mixup model model_ema model_ema_decay momentum nesterov num_classes opt output
-    pretrained progress recovery_interval reprob resume sched seed shard_window smoothing sync_bn torchcompile
+    pretrained progress recovery_interval reprob resume sched seed shard_window smoothing strategy sync_bn torchcompile
     train_split val_split warmup_epochs warmup_iters warmup_lr weight_decay workers
 """
 EVAL_FLAGS = """

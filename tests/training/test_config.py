@@ -69,6 +69,7 @@ NOT_FOR_DETECTORS = {
     "cutmix": 1.0,
     "smoothing": 0.1,
     "sync_bn": True,
+    "strategy": "fsdp",
     "torchcompile": True,
 }
 

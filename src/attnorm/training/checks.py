@@ -27,8 +27,12 @@ CLASSIFICATION_ONLY = {
     "cutmix": "leave it out",
     "smoothing": "leave it out",
     "sync_bn": "use detector.norm_policy sync",
+    "strategy": "detectors are trained by ddp",
     "torchcompile": "images of changing sizes would be compiled again and again",
 }
+
+# Those that treat each number of a parameter by itself, so that it does not matter which process has it.
+FSDP_OPTIMIZERS = ("sgd", "adamw")
 
 
 def check_recipe(config: Recipe) -> None:
@@ -42,6 +46,7 @@ def check_recipe(config: Recipe) -> None:
     _check_schedule(config)
     _check_loggers(config)
     _check_task(config)
+    _check_strategy(config)
     if config.pretrained and config.initial_checkpoint is not None:
         raise ConfigError(
             "pretrained and initial_checkpoint exclude each other: give the first for timm's weights, or the second "
@@ -168,6 +173,30 @@ def _check_schedule(config: Recipe) -> None:
         raise ConfigError(f"decay_rate must be above 0 and less than 1, got {config.decay_rate}")
     if config.min_lr:
         raise ConfigError(f"min_lr belongs to sched cosine; got {config.min_lr} with sched multistep")
+
+
+def _check_strategy(config: Recipe) -> None:
+    """Refuses with strategy fsdp what would not be exact or is not known to work."""
+    if config.strategy != "fsdp":
+        return
+    if not config.sync_bn:
+        raise ConfigError("strategy fsdp needs sync_bn: the running statistics of a process are its own otherwise")
+    if config.opt not in FSDP_OPTIMIZERS:
+        raise ConfigError(f"opt must be {' or '.join(FSDP_OPTIMIZERS)} with strategy fsdp; got {config.opt}")
+    refused = [name for name in ("model_ema", "torchcompile", "channels_last") if getattr(config, name)]
+    refused += ["amp_dtype float16"] if config.precision == "fp16" else []
+    if refused:
+        raise ConfigError(f"{refused[0]} does not go together with strategy fsdp; leave it out, or use strategy ddp")
+
+
+def check_processes(config: Recipe, processes: int) -> None:
+    """Refuses to shard over one process.
+
+    Raises:
+        ConfigError: says how to start several.
+    """
+    if config.strategy == "fsdp" and processes == 1:
+        raise ConfigError("strategy fsdp is for several processes, and this is one: start them by torchrun")
 
 
 def _check_loggers(config: Recipe) -> None:

@@ -63,6 +63,8 @@ class Recipe(DataConfig):
         model_ema: average the weights exponentially; the average is what is evaluated and saved.
         model_ema_decay: decay of that average per step.
         sync_bn: statistics of normalisation over all processes.
+        strategy: ddp keeps the whole network and its optimizer's state in every process; fsdp keeps a part of them in
+            each, between the steps, and needs sync_bn. What comes out is the same to rounding.
         device: auto takes a CUDA device where there is one.
         workers: processes that read data; 0 reads in the training process.
         recovery_interval: batches between savings of the resume state within an epoch; 0 saves at the end of epochs.
@@ -114,6 +116,7 @@ class Recipe(DataConfig):
     model_ema: bool = False
     model_ema_decay: float = 0.9998
     sync_bn: bool = False
+    strategy: Literal["ddp", "fsdp"] = "ddp"
 
     device: Literal["auto", "cpu", "cuda"] = field(default="auto", metadata=FREE)
     workers: int = field(default=0, metadata=FREE)

@@ -14,7 +14,6 @@ from torch import nn
 
 from attnorm.errors import JobError
 from attnorm.files import write_text_atomic
-from attnorm.training.averaging import WeightAverage
 from attnorm.training.checkpoint import save_checkpoint
 from attnorm.training.config import TrainConfig, recorded
 from attnorm.training.fetching import EpochTimes, FetchClock
@@ -51,7 +50,7 @@ class EpochEnd(Checkpoint):
         config: the run.
         task: evaluates the network.
         loader: batches of the evaluation part.
-        average: the averaged network, when there is one; it is then evaluated and saved in place of the trained one.
+        network: gives what is evaluated and saved, see `Prepared.evaluated`.
         stop: says when the run is to stop.
         clock: how long training waits for data.
         reporting: who else wants the numbers.
@@ -64,14 +63,14 @@ class EpochEnd(Checkpoint):
         task: Task,
         loader: Iterable[Any],
         *,
-        average: WeightAverage | None,
+        network: Callable[[], nn.Module],
         stop: StopSignals,
         clock: FetchClock,
         reporting: Reporting,
         is_first: bool,
     ) -> None:
         self.config, self.task, self.loader = config, task, loader
-        self.average, self.stop, self.reporting, self.is_first = average, stop, reporting, is_first
+        self.network, self.stop, self.reporting, self.is_first = network, stop, reporting, is_first
         self.output = Path(config.output)
         self.history: list[Row] = []
         self._trained: Row | None = None  # an epoch that is still to be evaluated, as its row begins
@@ -146,8 +145,9 @@ class EpochEnd(Checkpoint):
         """
         assert isinstance(module, TrainModule)
         started = time.perf_counter()
+        network = self.network()
         try:
-            result = self.task.evaluate(self._network(module), self.stop.watching(self.loader), module.device)
+            result = self.task.evaluate(network, self.stop.watching(self.loader), module.device)
         except StopRequested as signal:
             raise self._stopped(module, str(signal)) from None
         val_seconds = time.perf_counter() - started
@@ -166,14 +166,11 @@ class EpochEnd(Checkpoint):
         self._trained = None
         if self.is_first:
             self._log(row)
-            self._save_weights(self._network(module), row, is_best=best_row(self.history, self.task.metric) is row)
+            self._save_weights(network, row, is_best=best_row(self.history, self.task.metric) is row)
         return row
 
     def _stopped(self, module: TrainModule, signal: str) -> JobError:
         return JobError(f"stopped by {signal} after {module.last_checkpoint} was saved; --resume auto goes on there")
-
-    def _network(self, module: TrainModule) -> nn.Module:
-        return self.average.model if self.average is not None else module.model
 
     def _log(self, row: Row) -> None:
         text = io.StringIO()

@@ -79,7 +79,7 @@ def _train(run: Prepared, *, quiet: bool, on_epoch: Callable[[Row], None] | None
         config,
         task,
         run.val,
-        average=run.average,
+        network=run.evaluated,
         stop=stop,
         clock=clock,
         reporting=Reporting(

@@ -11,7 +11,7 @@ from torch import nn
 from attnorm.data import make_loader
 from attnorm.data.loader import TrainSampler
 from attnorm.errors import ConfigError
-from attnorm.training.checks import check_batch, check_peak, check_recipe
+from attnorm.training.checks import check_batch, check_peak, check_processes, check_recipe
 from attnorm.training.config import TrainConfig, resolve
 from attnorm.training.optimizer import check_optimizer
 from attnorm.training.output import Start, find_start
@@ -28,6 +28,7 @@ from attnorm.training.task import Task, make_task
 if TYPE_CHECKING:
     from attnorm.training.averaging import WeightAverage
     from attnorm.training.module import TrainModule
+    from attnorm.training.sharding import WholeNetwork
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class Prepared:
         train: the batches of an epoch of this process.
         val: those of an evaluation.
         average: the averaged network, where the recipe has one.
+        whole: where `model` is sharded, what it is put together in.
     """
 
     launch: Launch
@@ -63,6 +65,13 @@ class Prepared:
     train: Any
     val: Any
     average: "WeightAverage | None"
+    whole: "WholeNetwork | None"
+
+    def evaluated(self) -> nn.Module:
+        """The network as it is evaluated and saved, up to date; all processes ask together."""
+        if self.average is not None:
+            return self.average.model
+        return self.model if self.whole is None else self.whole.of(self.model)
 
 
 @contextmanager
@@ -78,6 +87,7 @@ def launched(config: TrainConfig) -> Iterator[Launch]:
     check_optimizer(config)
     processes = Processes.from_environment()
     check_peak(config, processes.count)
+    check_processes(config, processes.count)
     device = choose_device(config.device, processes)
     check_precision(config.precision, device)
     with process_group(processes, device):
@@ -139,7 +149,15 @@ def prepare(launch: Launch) -> Prepared:
     average = WeightAverage(model, config.model_ema_decay) if config.model_ema else None
     if config.torchcompile:
         model.compile()
-    return Prepared(launch, task, model, module, train, val, average)
+    return Prepared(launch, task, model, module, train, val, average, _whole(config, model))
+
+
+def _whole(config: TrainConfig, model: nn.Module) -> "WholeNetwork | None":
+    if config.strategy != "fsdp":
+        return None
+    from attnorm.training.sharding import WholeNetwork
+
+    return WholeNetwork(model)
 
 
 def _check_warmup(config: TrainConfig, iterations: int) -> None:

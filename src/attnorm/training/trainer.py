@@ -55,7 +55,7 @@ def make_trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=processes.local_count if processes.count > 1 or device.type == "cpu" else [device.index or 0],
         num_nodes=processes.count // processes.local_count,
-        strategy="ddp" if processes.count > 1 else "auto",
+        strategy=_strategy(config, processes),
         precision=LIGHTNING_PRECISION[config.precision],  # pyright: ignore[reportArgumentType]
         max_epochs=config.epochs if batches is None else 1,
         limit_train_batches=batches,
@@ -72,6 +72,16 @@ def make_trainer(
         use_distributed_sampler=False,
         benchmark=device.type == "cuda",
     )
+
+
+def _strategy(config: TrainConfig, processes: Processes) -> Any:
+    if processes.count == 1:
+        return "auto"
+    if config.strategy == "ddp":
+        return "ddp"
+    from attnorm.training.sharding import ShardedStrategy
+
+    return ShardedStrategy()
 
 
 def run_trainer(trainer: pl.Trainer, module: pl.LightningModule, loader: Any, checkpoint: Path | None) -> None:

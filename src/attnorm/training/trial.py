@@ -75,7 +75,7 @@ class Trial(Callback):
         steps = steps[1:] or steps
         costs.batch_seconds = median(seconds for seconds, _ in steps)
         costs.data_wait_share = sum(waited for _, waited in steps) / sum(seconds for seconds, _ in steps)
-        network = self.run.model if self.run.average is None else self.run.average.model
+        network = self.run.evaluated()
         self.run.task.evaluate(network, self._timed(self.run.val, device), device)
         used = memory_used(device)
         costs.memory_bytes = used["rss_peak_bytes" if device.type == "cpu" else "cuda_reserved_peak_bytes"]
