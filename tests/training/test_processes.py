@@ -34,6 +34,16 @@ def test_place_among_the_processes(monkeypatch):
     assert Processes.from_environment() == Processes()
 
 
+def test_tasks_of_srun_that_would_each_train_for_themselves(monkeypatch):
+    """All in the same output. torchrun's processes, in a task of srun, have their own variables."""
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    with pytest.raises(ConfigError, match="srun must start one torchrun per machine, and has started 2 tasks"):
+        Processes.from_environment()
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, "1")
+    assert Processes.from_environment() == Processes(1, 1, 1, 1)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_cuda_is_not_replaced_silently():
     with pytest.raises(ConfigError, match="needs a CUDA device"):

@@ -33,9 +33,19 @@ class Processes:
 
     @classmethod
     def from_environment(cls) -> "Processes":
-        """Reads RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE, as torchrun sets them."""
+        """Reads RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE, as torchrun sets them.
+
+        Raises:
+            ConfigError: they are no numbers; or srun has started several tasks without torchrun.
+        """
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
         if "WORLD_SIZE" not in os.environ or "LOCAL_RANK" not in os.environ:
+            tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
+            if tasks != "1":
+                raise ConfigError(
+                    f"srun must start one torchrun per machine, and has started {tasks} tasks that know nothing of each "
+                    "other; see configs/slurm/train.sbatch"
+                )
             return cls()
         try:
             return cls(*(int(os.environ[name]) for name in names))
