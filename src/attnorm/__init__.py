@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         weight_decay_groups,
     )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "AttentiveBatchNorm1d",
@@ -51,9 +51,12 @@ __all__ = [
 def load_released(path: "str | Path", *, backbone_only: bool = False) -> "nn.Module":
     """Load a checkpoint that the authors of AN released; see :func:`attnorm.detection.released.load_released`.
 
-    This needs timm (`pip install attnorm[models]`), unlike everything else that `import attnorm` gives.
+    It needs timm and torchvision (`pip install 'attnorm[models]'`), unlike everything else that `import attnorm` gives.
     """
-    from attnorm.detection.released import load_released as load
+    from attnorm.extras import naming_extras
+
+    with naming_extras("load_released"):
+        from attnorm.detection.released import load_released as load
 
     return load(path, backbone_only=backbone_only)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from attnorm import __version__
 from attnorm.errors import ConfigError, JobError, PeerError, shown
+from attnorm.extras import naming_extras
 from attnorm.training.launcher import rank_prefix, tell_launcher, watch_launcher
 
 DONE, FAILED, WRONG_ARGUMENTS, INTERRUPTED = 0, 1, 2, 130
@@ -212,7 +213,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if given[0] not in COMMANDS:
             raise ConfigError(f"the command must be one of {', '.join(COMMANDS)}; got {given[0]!r}")
-        return COMMANDS[given[0]][0](given[1:])
+        with naming_extras(f"attnorm {given[0]}"):
+            return COMMANDS[given[0]][0](given[1:])
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else DONE
     except KeyboardInterrupt:

@@ -32,3 +32,7 @@ class PeerError(JobError):
 
 class DivergedError(JobError):
     """The loss left the finite numbers."""
+
+
+class MissingPackageError(ImportError, JobError):
+    """A package is not installed that an extra of this one brings."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from attnorm.data.coco_config import DETECTION, CocoConfig
 from attnorm.data.config import BUILTIN, IMAGENET, DataConfig
 from attnorm.errors import ConfigError
+from attnorm.extras import naming_extras
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -102,4 +103,5 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    with naming_extras(f"{__name__}.{name}"):
+        return getattr(import_module(_HOMES[name]), name)

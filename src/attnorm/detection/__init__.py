@@ -6,6 +6,8 @@ Names are loaded when they are used: the command line reads the settings without
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from attnorm.extras import naming_extras
+
 if TYPE_CHECKING:
     from attnorm.detection.create import create_detector
     from attnorm.detection.torchvision_weights import from_torchvision
@@ -18,4 +20,5 @@ _MODULES = {"create_detector": "create", "from_torchvision": "torchvision_weight
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module 'attnorm.detection' has no attribute {name!r}")
-    return getattr(import_module(f"attnorm.detection.{_MODULES[name]}"), name)
+    with naming_extras(f"{__name__}.{name}"):
+        return getattr(import_module(f"attnorm.detection.{_MODULES[name]}"), name)

@@ -6,13 +6,17 @@
 import difflib
 from typing import Any
 
-import timm
-from timm.models import register_notrace_module
 from torch import nn
 
 from attnorm.errors import ConfigError
+from attnorm.extras import naming_extras
 from attnorm.layers.norm import AttentiveBatchNorm2d, AttentiveGroupNorm
 from attnorm.layers.norm_act import AttentiveBatchNormAct2d, AttentiveGroupNormAct
+
+with naming_extras("attnorm.models"):
+    import timm
+    from timm.models import register_notrace_module
+
 from attnorm.models import aognet, densenet, mobilenetv2, resnet, resnet_cifar, resnet_small
 from attnorm.models.spec import apply_spec, parse_spec
 from attnorm.models.torchvision_networks import create_torchvision, is_torchvision

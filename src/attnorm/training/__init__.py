@@ -6,6 +6,8 @@ Names are loaded when they are used: the configuration alone needs neither torch
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from attnorm.extras import naming_extras
+
 if TYPE_CHECKING:
     from attnorm.training.checkpoint import CheckpointMeta, load_checkpoint, save_checkpoint
     from attnorm.training.checks import check_recipe
@@ -47,4 +49,5 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    with naming_extras(f"{__name__}.{name}"):
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
