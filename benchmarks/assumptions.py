@@ -13,7 +13,6 @@ GPU_RATE = 2000
 # machines by InfiniBand, four adapters of 200 Gbit/s in each.
 LINK_RATE, LINK_DELAY = 200e9, 1.5e-6
 NETWORK_RATE, NETWORK_DELAY = 100e9, 5e-6
-INDEX_SECONDS = 41e-6  # of one core for each image of a shard
 SAVE_SECONDS, RESTART_SECONDS = 5.0, 180.0
 MACHINE_HOURS = 48.0  # between two times that one machine is taken away or fails
 STALL_SHARE, STALL_SECONDS = 1e-5, 0.3  # reads that storage answers late, and by how much in the mean

@@ -73,15 +73,14 @@ def plan_table(records: Records) -> str:
     mean, _ = decoding(records)
     linear, root = recipe("resnet50_an"), recipe("modern_resnet50_an")
     cores = assumed.GPU_RATE * mean
+    index = records["shards"]["rows"][0]["index_us_per_image"] / 1e6
     rows = [
         columns("machines", lambda p: f"{assumed.cluster(p).machines}"),
         columns("images to read and decode, per second", lambda p: f"{p * assumed.GPU_RATE:,}"),
         columns("from storage, GB/s", lambda p: f"{p * assumed.GPU_RATE * assumed.IMAGE_BYTES / 1e9:.1f}"),
         columns(f"cores for decoding, {cores:.1f} to a GPU", lambda p: f"{p * cores:,.0f}"),
         columns("an epoch of ImageNet, seconds", lambda p: f"{assumed.IMAGES / p / assumed.GPU_RATE:.1f}"),
-        columns(
-            "indexing its shards at the start, seconds", lambda p: f"{assumed.IMAGES / p * assumed.INDEX_SECONDS:.1f}"
-        ),
+        columns("indexing its shards at the start, seconds", lambda p: f"{assumed.IMAGES / p * index:.1f}"),
     ]
     for name, config in (("resnet50_an.yaml", linear), ("modern_resnet50_an.yaml", root)):
         batch, scale = config.batch, config.lr_base_scale
@@ -181,7 +180,10 @@ def shards_table(records: Records) -> str:
     megabyte = 1e6
     rows = [
         ["shards", f"{row['bytes'] / 1e9:.1f} GB, {row['images']:,} images"],
-        ["index", f"{row['index_bytes_per_image']:.0f} bytes per image"],
+        [
+            "index",
+            f"{row['index_us_per_image']:.0f} µs of a core and {row['index_bytes_per_image']:.0f} bytes per image",
+        ],
         ["killed (SIGKILL, all processes)", f"after step {row['killed_after_step']} of {row['steps_per_epoch']}"],
         ["images after the kill and one more epoch", "each process: exactly those of its order"],
         ["largest memory of a process with its worker", f"{max(row['max_bytes']) / megabyte:.0f} MB"],

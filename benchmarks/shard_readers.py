@@ -62,13 +62,11 @@ def read(settings: Reading) -> dict[str, Any]:
     """Reads from the last state to the end; what this process has seen.
 
     Returns:
-        "labels" of all images by epoch, those before an interruption among them; "index_seconds", "index_bytes"; the
-        clock's "begin" and "end" of reading in this attempt.
+        "labels" of all images by epoch, those before an interruption among them; "index_bytes"; the clock's "begin" and
+        "end" of reading in this attempt.
     """
     torch.set_num_threads(1)
-    begin = time.perf_counter()
     train: Any = load_data(settings.data_config(), parts=("train",)).train
-    index_seconds = time.perf_counter() - begin
     loader = make_loader(train, batch_size=settings.batch_size, train=True, workers=settings.workers)
     first, labels = 0, [[] for _ in range(settings.epochs)]
     if settings.state.exists():
@@ -88,7 +86,6 @@ def read(settings: Reading) -> dict[str, Any]:
                 _save(settings, {"step": step, "epoch": epoch}, {"loader": loader.state_dict(), "labels": labels})
     return {
         "labels": labels,
-        "index_seconds": index_seconds,
         "index_bytes": sum(a.nbytes for a in (train.source.names.offset, train.source.names.size, train.labels)),
         "begin": begin,
         "end": time.time(),

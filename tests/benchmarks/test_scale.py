@@ -4,11 +4,12 @@ import json
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from attnorm import AttentiveBatchNorm2d
 from attnorm.models import create_model
-from benchmarks import assumptions, collectives, scale
+from benchmarks import assumptions, collectives, decoding, scale
 from benchmarks.record import RESULTS
 
 RECORDS = {name: json.loads((RESULTS / f"{name}.json").read_text()) for name in ("decoding", "collectives", "shards")}
@@ -39,6 +40,17 @@ def test_moments_are_sent_one_after_another(monkeypatch):
     monkeypatch.setattr(assumptions, "LINK_DELAY", 1.0)
     calls = {"all_gather": [100], "all_reduce": [100]}
     assert scale.moments_seconds(calls, assumptions.cluster(2)) == (1 + 1) + 2 * (1 + 0.5)
+
+
+def test_decoding_is_measured_of_training_images(tmp_path):
+    """Two sizes by turns: the mean of 100 and 400 pixels; as many images as asked for."""
+    for i in range(6):
+        Image.new("RGB", (10, 10) if i % 2 else (20, 20)).save(tmp_path / f"{i}.png")
+    row = decoding.measure(tmp_path, 100)
+    assert (row["images"], row["mean_pixels"]) == (6, 250)
+    assert row["mean_bytes"] == pytest.approx(sum(file.stat().st_size for file in tmp_path.iterdir()) / 6)
+    assert 0 < row["mean_ms"] < 1000
+    assert decoding.measure(tmp_path, 2)["images"] == 2
 
 
 def test_decoding_of_imagenet_lies_on_the_line(monkeypatch):

@@ -64,7 +64,7 @@ def test_a_killed_run_ends_as_if_nobody_had(tmp_path, tally):
     runs = Runs(processes=2)
     points = runs.start(config)
     assert points is not None
-    kills = [random.randint(1, points) for _ in range(30)] if NIGHTLY else [points // 2, points // 4]
+    kills = [random.randint(1, points) for _ in range(10)] if NIGHTLY else [points // 2, points // 4]
     for number, kill in enumerate(kills):
         broken = replace(config, output=str(tmp_path / f"broken {number // 2}" / "run"), resume="auto")
         tally["kills"] += runs.start(broken, last=kill, rank=kill % 2) is None

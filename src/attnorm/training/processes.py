@@ -43,8 +43,8 @@ class Processes:
             tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
             if tasks != "1":
                 raise ConfigError(
-                    f"srun must start one torchrun per machine, and has started {tasks} tasks that know nothing of each "
-                    "other; see configs/slurm/train.sbatch"
+                    f"srun must start one torchrun per machine, and has started {tasks} tasks that know nothing of "
+                    "each other; see configs/slurm/train.sbatch"
                 )
             return cls()
         try:
