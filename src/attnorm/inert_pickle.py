@@ -71,6 +71,8 @@ def load(
     file: IO[bytes],
     calls: Mapping[str, Callable[..., Any]],
     refer: Callable[[Any], Any] = lambda _: Opaque("a reference"),
+    *,
+    leaves_out: bool = True,
 ) -> Any:
     """Read one pickle from where the file stands to its end marker.
 
@@ -78,15 +80,17 @@ def load(
         file: Anything whose `read` and `readline` give at most what is there, such as an io.BytesIO or a mmap.
         calls: What is answered to calls, by the full name of what is called; given the arguments, of any kind.
         refer: Gives the object that a persistent id means.
+        leaves_out: Whether sets, items of unknown objects, and dict items with other than plain keys are left out; else
+            they are refused, for a file that is given to another reader afterwards, which would hash them.
 
     Returns:
-        The object, of dict, list, tuple, text, bytes, numbers, None and what `calls` and `refer` give (sets, dict items
-        with other than plain keys, and attributes of objects that are not Stateful are left out).
+        The object, of dict, list, tuple, text, bytes, numbers, None and what `calls` and `refer` give (attributes of
+        objects that are not Stateful are left out).
 
     Raises:
         UnreadableError: For anything but a whole pickle of a reasonable size.
     """
-    machine = _Machine(calls, refer)
+    machine = _Machine(calls, refer, leaves_out)
     try:
         with warnings.catch_warnings(action="ignore"):  # Python's, about escapes that Python 2 could write
             for instruction, argument, _ in pickletools.genops(file):
@@ -104,9 +108,10 @@ def load(
 class _Machine:
     """The stack, the memo, and what each instruction does to them."""
 
-    def __init__(self, calls: Mapping[str, Callable[..., Any]], refer: Callable[[Any], Any]) -> None:
+    def __init__(self, calls: Mapping[str, Callable[..., Any]], refer: Callable[[Any], Any], leaves_out: bool) -> None:
         self.calls = calls
         self.refer = refer
+        self.leaves_out = leaves_out
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
@@ -146,15 +151,22 @@ class _Machine:
         target = self.stack[-1]
         if isinstance(target, list):
             target.extend(items)
-        elif not isinstance(target, Opaque):
-            raise UnreadableError(f"items for a {type(target).__name__}")
+        else:
+            self._leave_out(target)
 
     def set_items(self, items: list[Any]) -> None:
         target = self.stack[-1]
         if isinstance(target, dict):
-            target.update(plain_items(zip(items[::2], items[1::2], strict=True)))
-        elif not isinstance(target, Opaque):
-            raise UnreadableError(f"items for a {type(target).__name__}")
+            kept = plain_items(zip(items[::2], items[1::2], strict=True))
+            if len(kept) < len(items) // 2 and not self.leaves_out:
+                raise UnreadableError("a key that is no plain value, or stands twice")
+            target.update(kept)
+        else:
+            self._leave_out(target)
+
+    def _leave_out(self, target: Any) -> None:
+        if not (self.leaves_out and isinstance(target, Opaque)):
+            raise UnreadableError(f"items for {target.path if isinstance(target, Opaque) else type(target).__name__}")
 
     def remember(self, index: int) -> None:
         self.memo[index] = self.stack[-1]

@@ -5,6 +5,7 @@ import os
 import random
 import resource
 import signal
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -231,3 +232,35 @@ def test_no_space_is_named_whatever_library_hides_it(tmp_path, code):
     with pytest.raises(JobError, match="must have room for state"):
         write()
     assert list(tmp_path.iterdir()) == []
+
+
+def hostile_states(whole, folder):
+    """By what is wrong with them: files that are whole zip archives, and no state that a run would write."""
+    source = newest(whole.output)
+    with zipfile.ZipFile(source) as archive:
+        entries = {entry.filename: archive.read(entry) for entry in archive.infolist()}
+    name = next(name for name in entries if name.endswith("/data.pkl"))
+    nested = b"K\x01q\x00" + b"h\x00h\x00\x86q\x00" * 64  # a pair of a pair of a pair of ...: 2^64 hashes
+    doors = {
+        "a key without end": {**entries, name: b"\x80\x02}" + nested + b"Ns."},
+        "a set without end": {**entries, name: b"\x80\x04\x8f(" + nested + b"\x90."},
+        "a call": {**entries, name: b"cposix\nsystem\n(X\x04\x00\x00\x00truetR."},
+        "nothing of a run": {**entries, name: b"\x80\x02}."},
+    }
+    for title, content in doors.items():
+        with zipfile.ZipFile(folder / "resume-00000020.ckpt", "w") as archive:
+            for entry, data in content.items():
+                archive.writestr(entry, data)
+        yield title
+    with zipfile.ZipFile(folder / "resume-00000020.ckpt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data/0", bytes(10_000_000))
+    yield "a bomb"
+
+
+def test_a_hostile_state_is_refused_and_nothing_of_it_is_run(whole, tmp_path, tally):
+    """Within seconds, too: torch's own restricted reader would hash the nested key for ever."""
+    for title in hostile_states(whole[0], tmp_path):
+        with pytest.raises(CheckpointError, match="must be the resume state") as error:
+            read_state(tmp_path / "resume-00000020.ckpt")
+        assert "\n" not in str(error.value), title
+        tally["hostile states"] += 1
