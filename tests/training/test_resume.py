@@ -5,6 +5,9 @@ import os
 import random
 import resource
 import signal
+import subprocess
+import sys
+import time
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -264,3 +267,28 @@ def test_a_hostile_state_is_refused_and_nothing_of_it_is_run(whole, tmp_path, ta
             read_state(tmp_path / "resume-00000020.ckpt")
         assert "\n" not in str(error.value), title
         tally["hostile states"] += 1
+
+
+COMMAND = "train --model resnet8_cifar --dataset digits --epochs 200 --batch-size 100 --workers 2 --device cpu"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1], ids=lambda number: number.name)
+def test_readers_outlive_a_signal_to_all_processes(tmp_path, number):
+    """As torchrun and SLURM send it. Without care the readers die, and the run with them, before its state is saved."""
+    output = tmp_path / "run"
+    run = subprocess.Popen(
+        [sys.executable, "-m", "attnorm.cli", *COMMAND.split(), "--output", str(output)],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    end = time.monotonic() + 120
+    while not states(output) and time.monotonic() < end:
+        time.sleep(0.05)
+    os.killpg(run.pid, number)
+    _, said = run.communicate(timeout=120)
+    assert (run.returncode, said.splitlines()[-1].count(f"stopped by {number.name} after ")) == (1, 1), said
+    with pytest.raises(ProcessLookupError):  # no process of the group is left
+        os.killpg(run.pid, 0)
+    assert read_state(newest(output)).batches > 0

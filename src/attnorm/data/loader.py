@@ -12,6 +12,7 @@ from torch import distributed
 from torch.utils.data import IterableDataset, Sampler
 
 from attnorm.data.augment import SampleKey, epoch_order
+from attnorm.data.workers import outlive_the_signals
 from attnorm.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -211,6 +212,7 @@ def make_loader(
             pin_memory=torch.cuda.is_available(),
             drop_last=drop_last,
             persistent_workers=workers > 0,
+            worker_init_fn=outlive_the_signals,
         )
 
 
