@@ -20,7 +20,7 @@ endif
 # demo and the tests are too small to gain from threads.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo test test-all lint format clean bench bench-check bench-gpu
+.PHONY: help install demo test test-all nightly lint format clean bench bench-check bench-gpu docs docs-links
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -72,6 +72,13 @@ clean: ## remove .venv, builds and caches; results in runs/ stay
 # The stamp is touched last, so an interrupted installation is taken up again by the next make.
 $(STAMP): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null 2>&1 || { \
+docs: $(STAMP)-docs ## build the documentation site, build/site/index.html; warnings, lost links among them, are errors
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "the site: build/site/index.html"
+
+docs-links: $(STAMP)-docs ## ask for every address that the pages link to outside the site (needs a network; never in CI)
+	@$(BIN)/python docs/site/external_links.py
+
 	  echo "attnorm needs Python 3.11 or later, and '$(PYTHON)' was not found. Install it, or name yours: make PYTHON=/path/to/python" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "attnorm needs Python 3.11 or later, but '$(PYTHON)' is $$($(PYTHON) --version 2>&1 | head -n 1). Name a newer one: make PYTHON=python3.12" >&2; exit 1; }
@@ -84,4 +91,9 @@ $(STAMP): pyproject.toml constraints.txt
 	@{ test -x $(BIN)/uv && $(BIN)/uv pip install --compile-bytecode --python $(BIN)/python $(CONSTRAIN) --editable '.[train]' --group dev; } || { \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1' && \
 	  $(BIN)/python -m pip install --disable-pip-version-check $(CONSTRAIN) --editable '.[train]' --group dev; }
+	@touch $@
+
+$(STAMP)-docs: $(STAMP)
+	@{ test -x $(BIN)/uv && $(BIN)/uv pip install --quiet --python $(BIN)/python $(CONSTRAIN) --group docs; } || \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAIN) --group docs
 	@touch $@

@@ -52,6 +52,10 @@ def load_released(path: "str | Path", *, backbone_only: bool = False) -> "nn.Mod
     """Load a checkpoint that the authors of AN released; see :func:`attnorm.detection.released.load_released`.
 
     It needs timm and torchvision (`pip install 'attnorm[models]'`), unlike everything else that `import attnorm` gives.
+
+    Args:
+        path: The file as it was released.
+        backbone_only: Leave out the classifier, or of a detector everything but the backbone.
     """
     from attnorm.extras import naming_extras
 

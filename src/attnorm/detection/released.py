@@ -75,6 +75,9 @@ def load_released(path: str | Path, *, backbone_only: bool = False) -> nn.Module
 
     Returns:
         The network or the :class:`attnorm.detection.detector.Detector`, on the CPU, in evaluation mode.
+
+    Raises:
+        CheckpointError: If the file cannot be read, or is none that the authors released.
     """
     return read_released(path, backbone_only=backbone_only).build()
 

@@ -56,7 +56,7 @@ class Difference(Sample):
 
 
 def t_quantile(degrees_of_freedom: int, probability: float = 0.975) -> float:
-    """Student's t quantile, e.g. 4.303 for 2 degrees of freedom (3 seeds)."""
+    """Student's t quantile, e.g. 4.303 for probability 0.975 and 2 degrees_of_freedom (3 seeds)."""
     from scipy.special import stdtrit
 
     return float(stdtrit(degrees_of_freedom, probability))

@@ -129,6 +129,13 @@ class ChannelAttention(nn.Module):
         statistic: What the attention sees of a channel: "mean_over_std" is m / sqrt(v + var_eps); "mean" the
             average pool; "mean_plus_max" the sum of average and maximum pool.
         var_eps: The constant beside the variance.
+        momentum: Of the running statistics of logit_norm="batch"; None: their plain average.
+        track_running_stats: False: logit_norm="batch" takes the batch's own statistics in evaluation too.
+        device: As in every torch.nn layer.
+        dtype: As in every torch.nn layer.
+
+    Raises:
+        ValueError: For a gate, logit norm, head or statistic that does not exist.
     """
 
     def __init__(
@@ -187,7 +194,14 @@ class ChannelAttention(nn.Module):
         return self.statistic == "mean_plus_max"
 
     def forward(self, mean: Tensor, var: Tensor, pixels: int, maximum: Tensor | None = None) -> Tensor:
-        """Mixture weights (N, K) from instance means, biased variances and, where needed, maxima, all (N, C)."""
+        """Mixture weights (N, K) of instances.
+
+        Args:
+            mean: (N, C), the mean of every channel of every sample.
+            var: (N, C), its biased variance.
+            pixels: L, over which both were taken.
+            maximum: (N, C), its maximum, where :attr:`needs_maximum`.
+        """
         if self.statistic == "mean_over_std":
             statistic = mean_over_std(mean, var, pixels, self.var_eps)
         else:

@@ -87,7 +87,7 @@ def num_components_of(num_components: int | Sequence[int] | None) -> int:
 
 
 def norm_report(model: nn.Module) -> str:
-    """One line for every norm of a network: its name, class, channels and, for AN, the number of components."""
+    """One line for every norm of `model`: its name, class, channels and, for AN, the number of components."""
     lines: list[str] = []
     for name, module in named_modules(model):
         if isinstance(module, AttentiveNorm):

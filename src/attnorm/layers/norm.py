@@ -38,6 +38,9 @@ class AttentiveBatchNorm2d(AttentiveNorm, BatchStatistics):
     Shape:
         (N, C, H, W) -> (N, C, H, W). AttentiveBatchNorm1d takes (N, C) or (N, C, L), AttentiveBatchNorm3d
         (N, C, D, H, W).
+
+    Raises:
+        ValueError: For sizes below 1 and for options that do not exist.
     """
 
     input_dims = (4,)
@@ -141,6 +144,9 @@ class AttentiveGroupNorm(AttentiveNorm):
 
     Shape:
         (N, C, *) -> (N, C, *), with any number of spatial dimensions.
+
+    Raises:
+        ValueError: Where num_groups does not divide the channels; for sizes below 1 and options that do not exist.
     """
 
     def __init__(

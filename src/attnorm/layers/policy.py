@@ -29,6 +29,9 @@ def sync_norm(model: nn.Module, process_group: dist.ProcessGroup | None = None) 
     Args:
         model: Any network.
         process_group: The processes; None: all of them.
+
+    Returns:
+        The model.
     """
     model = _own_batch_norms(model)
     for _, module in named_modules(model):
@@ -48,6 +51,9 @@ def freeze_norm(model: nn.Module, parameters: bool = True) -> nn.Module:
     Args:
         model: Any network; norms without running statistics have nothing to freeze and are left alone.
         parameters: Stop training the norms' parameters (AN's mixture and attention included) as well.
+
+    Returns:
+        The model.
     """
     model = _own_batch_norms(model)
     for _, module in named_modules(model):

@@ -58,15 +58,15 @@ def affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 
 def batch_statistics(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
-    """Pool instance moments (N, C) into the biased mean and variance (C,) of the batch."""
+    """Pool instance moments, mean and biased var (N, C), into the mean and biased variance (C,) of the batch."""
     pooled = mean.mean(0)
     return pooled, var.mean(0) + (mean - pooled).square().mean(0)
 
 
 def group_statistics(mean: Tensor, var: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
-    """Pool instance moments (N, C) over groups of channels; returned per channel, (N, C).
+    """Pool instance moments, mean and biased var (N, C), over groups of channels; returned per channel, (N, C).
 
-    G = C is instance norm, G = 1 is layer norm over (C, H, W).
+    `num_groups` = C is instance norm, 1 is layer norm over (C, H, W).
     """
     samples, channels = mean.shape
     grouped = (samples, num_groups, channels // num_groups)

@@ -26,6 +26,12 @@ def restore_norm(model: nn.Module) -> nn.Module:
     The mixture weights of an average sample are taken, whose normalised logits are the bias of the logit norm. The
     outputs are equal where the weights do not depend on the sample (as after `replace_norm(preserve_function=True)`),
     and an approximation to fine-tune from elsewhere.
+
+    Args:
+        model: Any network; if it is an AN layer itself, the plain norm is returned.
+
+    Returns:
+        The model.
     """
     if isinstance(model, AttentiveNorm):
         return _make_plain(model)

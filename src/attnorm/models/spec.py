@@ -76,7 +76,7 @@ class Spec:
 
 
 def parse_spec(text: str) -> Spec:
-    """Take a name with options apart.
+    """Take a name with options, `text`, apart.
 
     Raises:
         ConfigError: For an option that does not exist, is given twice, or has a value that cannot be read.

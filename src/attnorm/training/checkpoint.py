@@ -33,7 +33,7 @@ __all__ = [
 
 
 def save_checkpoint(path: str | Path, model: nn.Module, meta: CheckpointMeta) -> None:
-    """Writes the weights of `model` with `meta` in the header: complete or not at all."""
+    """Writes the weights of `model` to `path`, .safetensors, with `meta` in the header: complete or not at all."""
     from safetensors.torch import save_file
 
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}

@@ -36,7 +36,7 @@ FSDP_OPTIMIZERS = ("sgd", "adamw")
 
 
 def check_recipe(config: Recipe) -> None:
-    """Refuses values that contradict each other or make no sense, before data or devices are touched.
+    """Refuses values of `config` that contradict each other or make no sense, before data or devices are touched.
 
     Raises:
         ConfigError: names the field, what it must be and what came.

@@ -1,36 +1,29 @@
-"""docs/compare.md: its commands are understood, their networks can be built, its quantiles are Student's."""
+"""docs/compare.md: its ablations have the networks that it says, its quantiles are Student's."""
 
 import re
-from pathlib import Path
 
 import pytest
 from scipy import stats
 
 from attnorm.evidence.ablation import expand, parse_ablation
-from attnorm.evidence.config import CompareConfig, check_compare
-from attnorm.options import parse_settings
-from tests.test_detection_docs import commands
+from attnorm.evidence.config import CompareConfig
+from tests.docs.blocks import ROOT, blocks
+from tests.docs.commands import settings_of
 
-ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "compare.md").read_text(encoding="utf-8")
 NETWORKS = {"num_components": 5, "gate": 4, "placement": 5, "norm": 8, "logit_norm": 4, "head": 7}
 
 
-@pytest.mark.parametrize("arguments", commands(PAGE), ids=" ".join)
-def test_commands_are_understood(arguments: list[str], monkeypatch: pytest.MonkeyPatch):
-    """The number of networks is counted by hand: the values, or their product, and those that stay as they are."""
-    monkeypatch.chdir(ROOT)
-    assert arguments[0] == "compare"
-    config = parse_settings(CompareConfig, arguments[1:], command="attnorm compare", recipe=True)
-    check_compare(config)
-    if config.ablate is not None:
-        option = config.ablate.partition("=")[0]
-        networks = expand(config.model_names(), parse_ablation(config.ablate))
-        assert len(networks) == NETWORKS[option]
-
-
-def test_there_are_commands():
-    assert len(commands(PAGE)) == 9
+def test_ablations_have_the_networks_counted_by_hand():
+    """The values, or their product, and those that stay as they are."""
+    commands = [command for block in blocks("docs/compare.md") for command in block.commands]
+    assert len(commands) == 9
+    for _, *arguments in commands:
+        config: CompareConfig = settings_of(arguments)
+        if config.ablate is not None:
+            option = config.ablate.partition("=")[0]
+            networks = expand(config.model_names(), parse_ablation(config.ablate))
+            assert len(networks) == NETWORKS[option], option
 
 
 def test_the_table_of_quantiles():

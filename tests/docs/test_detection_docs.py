@@ -1,9 +1,8 @@
-"""docs/detection.md: every command is one, every example runs, every table says what the code says."""
+"""docs/detection.md: its three commands do what it says, its examples run, its tables say what the code says."""
 
 import json
 import math
 import re
-import shlex
 import shutil
 from collections.abc import Callable
 from dataclasses import fields
@@ -22,27 +21,17 @@ from attnorm.data.coco_writer import write_coco
 from attnorm.detection import create_detector
 from attnorm.detection.config import DetectorConfig
 from attnorm.detection.published import SOURCES, rows
-from attnorm.evidence.config import CompareConfig, check_compare
 from attnorm.layers import AttentiveBatchNorm2d, AttentiveGroupNorm
 from attnorm.models import create_model
 from attnorm.models.transfer import take_weights
 from attnorm.options import parse_settings
-from attnorm.training.checks import check_recipe
 from attnorm.training.config import TrainConfig
-from attnorm.training.use_config import ConvertConfig, EvalConfig, PredictConfig
+from tests.docs.blocks import ROOT, blocks, blocks_of
 from tests.training.narrow_detectors import shrink
 from tests.training.test_convert_detector import authors_file
 
-ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "detection.md").read_text(encoding="utf-8")
-PYTHON = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
-SETTINGS = {
-    "train": TrainConfig,
-    "eval": EvalConfig,
-    "predict": PredictConfig,
-    "convert": ConvertConfig,
-    "compare": CompareConfig,
-}
+PYTHON = [block.text for block in blocks("docs/detection.md") if block.language == "python"]
 # In place of the networks, sizes and lengths of the page: seconds instead of hours.
 TINY = (
     "--model mask_rcnn_test_resnet_fpn --no-pretrained --epochs 2 --workers 0 --progress none --detector.min-size 64 "
@@ -50,10 +39,10 @@ TINY = (
 )
 
 
-def commands(page: str) -> list[list[str]]:
-    """What stands in indented blocks after `attnorm` or `-m attnorm.cli`, continued lines joined."""
-    lines = re.findall(r"^ {4}(?:attnorm|torchrun .*? -m attnorm\.cli) +(.*)", page.replace("\\\n", " "), re.MULTILINE)
-    return [shlex.split(line) for line in lines]
+def commands(text: str) -> list[list[str]]:
+    """The commands in a part of a page, without the program's name."""
+    found = [command for block in blocks_of(text) for command in block.commands]
+    return [arguments for program, *arguments in found if program == "attnorm"]
 
 
 def between(name: str) -> str:
@@ -84,17 +73,6 @@ def run(name: str, command: list[str], *more: str) -> None:
     assert main([*command, *more]) == 0
 
 
-@pytest.mark.parametrize("arguments", commands(PAGE), ids=" ".join)
-def test_commands_are_understood(arguments: list[str], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(ROOT)
-    settings = SETTINGS[arguments[0]]
-    recipe = settings in (TrainConfig, CompareConfig)
-    config: Any = parse_settings(settings, arguments[1:], command=f"attnorm {arguments[0]}", recipe=recipe)
-    if recipe:
-        assert config.detects
-        check_compare(config) if isinstance(config, CompareConfig) else check_recipe(config)
-
-
 def test_the_readme_has_the_same_three_commands():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     section = readme.partition("## Detection\n")[2].partition("\n## ")[0]
@@ -106,7 +84,7 @@ def test_the_three_commands_with_nothing_downloaded(tiny: Path, capsys: pytest.C
     """What the page calls a line of an epoch is one, and eval repeats the run's numbers."""
     train, evaluate, predict = [command for command in commands(PAGE) if "runs/shapes" in " ".join(command)]
     run("train", train, *TINY.split(), "--image-size", "64", "--progress", "plain")
-    said = capsys.readouterr().err.splitlines()[-1]
+    said, *_ = capsys.readouterr().err.splitlines()[-1].split("  reading: ")  # which a busy machine adds
     shown = next(line for line in PAGE.splitlines() if line.startswith("    epoch "))
     assert template(shown) == template(said)
 
