@@ -20,7 +20,7 @@ endif
 # demo and the tests are too small to gain from threads.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo test test-all nightly lint format clean bench bench-check bench-gpu docs docs-links
+.PHONY: help install demo test test-all test-floor test-wheel nightly lint format build docs docs-links clean bench bench-check bench-gpu
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -36,6 +36,23 @@ test: $(STAMP) ## run the test suite
 
 test-all: $(STAMP) ## run the test suite with the longer forms of its tests
 	@$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+
+FLOOR := .venv-floor
+test-floor: $(FLOOR)/.installed ## run the test suite with the oldest versions that pyproject.toml allows
+	@$(FLOOR)/bin/python -m pytest -n 2 -m 'not slow' $(PYTEST_ARGS)
+
+build: $(STAMP) ## make the source distribution and the wheel in dist/
+	@rm -rf dist
+	@$(BIN)/python -m hatchling build
+
+test-wheel: build ## install what is in dist/ into new environments and use it there (6 minutes, needs a network)
+	@$(BIN)/python -m pytest tests/release/clean_environments.py $(PYTEST_ARGS)
+
+NIGHTLY_REPORT ?= build/nightly.xml
+nightly: export ATTNORM_NIGHTLY := 1
+nightly: $(STAMP) ## hold every promise of docs/reliability.md in its long form and count what it went through (an hour)
+	@$(BIN)/python -m pytest -n 2 --junitxml=$(NIGHTLY_REPORT) $(PYTEST_ARGS) $$($(BIN)/python -m benchmarks.reliability --tests)
+	@$(BIN)/python -m benchmarks.reliability --junit $(NIGHTLY_REPORT)
 
 lint: $(STAMP) ## check formatting, lint and types
 	$(BIN)/ruff format --check .
@@ -57,6 +74,7 @@ bench: $(STAMP) ## measure what AN costs, layers, networks and detectors, and wr
 	@$(BIN)/python -m benchmarks.network_cost
 	@$(BIN)/python -m benchmarks.families_cost
 	@$(BIN)/python -m benchmarks.detector_cost
+	@$(BIN)/python -m benchmarks.sync_cost
 	@$(BIN)/python -m benchmarks.performance_table
 
 bench-check: $(STAMP) ## fail if AN became slower than the committed figures; BENCH_ARGS=--short for a minute of it
@@ -65,13 +83,6 @@ bench-check: $(STAMP) ## fail if AN became slower than the committed figures; BE
 bench-gpu: $(STAMP) ## check and measure the CUDA kernels, layers and networks on this machine's device (9 minutes)
 	@$(BIN)/python -m benchmarks.gpu $(BENCH_ARGS)
 
-clean: ## remove .venv, builds and caches; results in runs/ stay
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis src/*.egg-info
-	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
-
-# The stamp is touched last, so an interrupted installation is taken up again by the next make.
-$(STAMP): pyproject.toml constraints.txt
-	@command -v $(PYTHON) >/dev/null 2>&1 || { \
 docs: $(STAMP)-docs ## build the documentation site, build/site/index.html; warnings, lost links among them, are errors
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 	@echo "the site: build/site/index.html"
@@ -79,6 +90,19 @@ docs: $(STAMP)-docs ## build the documentation site, build/site/index.html; warn
 docs-links: $(STAMP)-docs ## ask for every address that the pages link to outside the site (needs a network; never in CI)
 	@$(BIN)/python docs/site/external_links.py
 
+clean: ## remove .venv, builds and caches; results in runs/ stay
+	rm -rf $(VENV) $(FLOOR) build dist .pytest_cache .ruff_cache .hypothesis src/*.egg-info
+	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# What pyproject.toml names in its lowest version, and of what those need the newest that fits.
+$(FLOOR)/.installed: pyproject.toml | $(STAMP)
+	@$(BIN)/uv venv --quiet --clear --python 3.11 $(FLOOR)
+	@$(BIN)/uv pip install --compile-bytecode --python $(FLOOR)/bin/python --resolution lowest-direct --editable '.[train]' --group dev
+	@touch $@
+
+# The stamp is touched last, so an interrupted installation is taken up again by the next make.
+$(STAMP): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null 2>&1 || { \
 	  echo "attnorm needs Python 3.11 or later, and '$(PYTHON)' was not found. Install it, or name yours: make PYTHON=/path/to/python" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "attnorm needs Python 3.11 or later, but '$(PYTHON)' is $$($(PYTHON) --version 2>&1 | head -n 1). Name a newer one: make PYTHON=python3.12" >&2; exit 1; }
