@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from matplotlib.collections import FillBetweenPolyCollection
+from matplotlib.collections import PolyCollection
 
 from attnorm.evidence.curves import Band, band, learning_curves
 
@@ -25,11 +25,11 @@ def test_a_few_networks_share_a_picture(result: dict[str, Any]):
     for axis in figure.axes:
         widths = [line.get_linewidth() for line in axis.lines]
         assert sorted(widths) == [0.7] * 9 + [2.0] * 3
-        assert sum(isinstance(item, FillBetweenPolyCollection) for item in axis.collections) == 3
+        assert sum(isinstance(item, PolyCollection) for item in axis.collections) == 3
     means = [line for line in figure.axes[0].lines if line.get_linewidth() == 2.0]
     for line, values in zip(means, ((91.0, 91.4, 91.2), (91.3, 91.1, 91.4), (92.0, 92.3, 92.3)), strict=True):
         assert np.asarray(line.get_ydata())[1] == pytest.approx(np.mean(values))
-    bands = [item for item in figure.axes[0].collections if isinstance(item, FillBetweenPolyCollection)]
+    bands = [item for item in figure.axes[0].collections if isinstance(item, PolyCollection)]
     corners = bands[0].get_paths()[0].vertices
     assert {tuple(corner) for corner in np.asarray(corners)} >= {(2.0, 91.0), (2.0, 91.4), (1.0, 86.0), (1.0, 86.4)}
 
