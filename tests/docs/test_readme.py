@@ -41,6 +41,14 @@ def test_make_targets_named_in_the_docs_exist():
         assert set(named) <= targets, page
 
 
+def test_links_lead_to_files_and_headings():
+    """The site's own are checked by its build, which does not see this page."""
+    for file, anchor in re.findall(r"\]\((?!https?:)([^)#]+)#?([^)]*)\)", README):
+        assert (ROOT / file).exists(), file
+        titles = re.findall(r"^#+ (.*)", (ROOT / file).read_text("utf-8"), re.MULTILINE) if anchor else []
+        assert not anchor or anchor in [re.sub(r"[^\w -]", "", t).lower().replace(" ", "-") for t in titles], anchor
+
+
 def test_every_command_is_named():
     words = re.sub(r" +", " ", README)
     assert [name for name in COMMANDS if f"attnorm {name}" not in words] == []
