@@ -65,6 +65,12 @@ def load_released(path: "str | Path", *, backbone_only: bool = False) -> "nn.Mod
     return load(path, backbone_only=backbone_only)
 
 
+    Returns:
+        The network, or the :class:`attnorm.detection.detector.Detector`, on the CPU, in evaluation mode.
+
+    Raises:
+        CheckpointError: If the file cannot be read, or is none that the authors released.
+
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'attnorm' has no attribute {name!r}")

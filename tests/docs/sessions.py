@@ -52,6 +52,7 @@ SESSIONS = {
     "docs/index.md": Session({"train": SHORT, "eval": "", "inspect": ""}, long={"compare": f"{SHORT} {COMPARED}"}),
     "docs/inspect.md": Session({"train": SHORT, "inspect": ""}),
     "docs/watching.md": Session({"train": ""}),
+    "docs/shipped_models.md": Session({"predict": ""}),
     "docs/swap.md": Session(instead={"pretrained=True": "pretrained=False"}),
     "docs/how_to/train_folder.md": Session(
         {"train": SMALL, "eval": "", "predict": ""}, long={"compare": f"{SMALL} {COMPARED}"}
@@ -129,6 +130,7 @@ def furnish(folder: Path, patch: pytest.MonkeyPatch, *, released: bool) -> None:
         for name in ("cat", "dog"):
             pictures(folder / "my_images" / part / name, count)
     pictures(folder / "photos", 2)
+    (folder / "PICTURES").symlink_to("photos")
     shrink(patch)
     data = load_detection(DataConfig(dataset="shapes", image_size=64))
     assert data.train is not None

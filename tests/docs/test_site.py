@@ -2,8 +2,11 @@
 
 import importlib.util
 import re
+import threading
 from collections.abc import Iterator
 from dataclasses import fields
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -93,6 +96,20 @@ def test_the_reference_has_every_command():
         (ROOT / "docs" / "commands.md").read_text("utf-8"), None, None, None
     )
     assert re.findall(r"^## attnorm (\w+)$", page, re.MULTILINE) == list(COMMANDS)
+
+
+def test_addresses_are_asked_for(tmp_path: Path):
+    """By a server here: a page that comes, one that does not, one that nobody serves."""
+    (tmp_path / "page.html").write_text("here")
+    serve = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("localhost", 0), serve) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://localhost:{server.server_port}"
+        failure = hook("external_links").failure
+        assert failure(f"{address}/page.html") is None
+        assert "404" in failure(f"{address}/lost.html")
+        server.shutdown()
+    assert "refused" in failure(f"{address}/page.html")
 
 
 def test_every_public_name_has_its_entry():
