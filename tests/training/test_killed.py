@@ -45,9 +45,9 @@ def results(config):
 @pytest.mark.parametrize(
     ("make", "processes", "kills"),
     [
-        pytest.param(classifying, 1, (12, 400), id="classification"),
-        pytest.param(detecting, 1, (4, 100), id="detection"),
-        pytest.param(lambda folder: classifying(folder, batch_size=50, sync_bn=True), 2, (4, 100), id="two processes"),
+        pytest.param(classifying, 1, (12, 200), id="classification"),
+        pytest.param(detecting, 1, (4, 50), id="detection"),
+        pytest.param(lambda folder: classifying(folder, batch_size=50, sync_bn=True), 2, (4, 50), id="two processes"),
     ],
 )
 def test_a_run_killed_at_any_point_ends_as_if_nobody_had(tmp_path, tally, make, processes, kills):

@@ -269,6 +269,17 @@ def test_a_hostile_state_is_refused_and_nothing_of_it_is_run(whole, tmp_path, ta
         tally["hostile states"] += 1
 
 
+def wait_until(holds):
+    end = time.monotonic() + 120
+    while not holds():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+def children(pid):
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 COMMAND = "train --model resnet8_cifar --dataset digits --epochs 200 --batch-size 100 --workers 2 --device cpu"
 
 
@@ -283,10 +294,15 @@ def test_readers_outlive_a_signal_to_all_processes(tmp_path, number):
         start_new_session=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    end = time.monotonic() + 120
-    while not states(output) and time.monotonic() < end:
-        time.sleep(0.05)
-    os.killpg(run.pid, number)
+    wait_until(lambda: states(output))
+    readers = children(run.pid)
+    assert len(readers) >= 2  # those of the evaluation may be there too
+    for reader in readers:  # a little before, so that the run has the time to notice
+        os.kill(reader, number)
+    before = read_state(newest(output)).batches
+    wait_until(lambda: run.poll() is not None or max(states(output)).name > f"resume-{before + 20:08d}")
+    if run.poll() is None:
+        os.killpg(run.pid, number)
     _, said = run.communicate(timeout=120)
     assert (run.returncode, said.splitlines()[-1].count(f"stopped by {number.name} after ")) == (1, 1), said
     with pytest.raises(ProcessLookupError):  # no process of the group is left
