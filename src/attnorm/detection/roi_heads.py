@@ -217,7 +217,7 @@ class RoIHeads(nn.Module):
             logits.append(stage_logits)
             moved = self._decode(index, deltas, boxes, image_sizes)
             boxes = [new[:, 0] for new in moved]  # all there is where a further stage reads it
-        scores = torch.stack(logits).mean(0).softmax(-1).split([len(p) for p in proposals])
+        scores = torch.stack(logits).mean(0).softmax(-1).split([p.shape[0] for p in proposals])
         detections = [self._select(*each) for each in zip(moved, scores, scales, strict=True)]
         if self.masks:
             found = self._mask_probabilities(features, detections, image_sizes)
@@ -230,7 +230,7 @@ class RoIHeads(nn.Module):
         moved = self.coders[index].decode_single(deltas, torch.cat(boxes)).unflatten(1, (-1, 4))
         return [
             self.conventions.clip(new, size)
-            for new, size in zip(moved.split([len(b) for b in boxes]), image_sizes, strict=True)
+            for new, size in zip(moved.split([b.shape[0] for b in boxes]), image_sizes, strict=True)
         ]
 
     def _select(self, boxes: Tensor, scores: Tensor, scale: float) -> dict[str, Tensor]:
@@ -254,6 +254,6 @@ class RoIHeads(nn.Module):
         boxes = [detection["boxes"] for detection in detections]
         labels = torch.cat([detection["labels"] for detection in detections])
         regions = self.mask_pooler(features, boxes, image_sizes)
-        own = torch.arange(len(labels), device=labels.device)
+        own = torch.arange(labels.shape[0], device=labels.device)
         probabilities = torch.stack([branch(regions)[own, labels].sigmoid() for branch in self.masks]).mean(0)
-        return probabilities.split([len(b) for b in boxes])
+        return probabilities.split([b.shape[0] for b in boxes])

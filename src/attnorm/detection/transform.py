@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.models.detection.image_list import ImageList
 
 from attnorm.detection.config import DetectorConfig
@@ -130,13 +131,9 @@ def _size(image: Tensor) -> Size:
 
 def _pad(images: list[Tensor]) -> Tensor:
     """One tensor, with zeros to the right and below."""
-    height, width = (max(side) for side in zip(*map(_size, images), strict=True))
-    channels = images[0].shape[0]
-    shape = (len(images), channels, -(-height // DIVISOR) * DIVISOR, -(-width // DIVISOR) * DIVISOR)
-    padded = images[0].new_zeros(shape)
-    for place, image in zip(padded, images, strict=True):
-        place[:, : image.shape[1], : image.shape[2]] = image
-    return padded
+    height, width = (-(-max(side) // DIVISOR) * DIVISOR for side in zip(*map(_size, images), strict=True))
+    # Not written into one tensor of zeros: tracers lose what is written into a view.
+    return torch.stack([F.pad(image, (0, width - image.shape[2], 0, height - image.shape[1])) for image in images])
 
 
 def _check_boxes(targets: Sequence[Mapping[str, Tensor]]) -> None:

@@ -80,6 +80,15 @@ def group_statistics(mean: Tensor, var: Tensor, num_groups: int) -> tuple[Tensor
     )
 
 
+def degrees_of_freedom(pixels: int | Tensor) -> int | Tensor:
+    """What the squares around the mean of L values are divided by in their unbiased variance; of one pixel, 1."""
+    if isinstance(pixels, Tensor):  # a size under torch.jit.trace
+        return (pixels - 1).clamp(min=1)
+    # Python's max would freeze a traced size, a SymInt; torch 2.11 cannot compile sym_max of a size that is known.
+    known = isinstance(pixels, int)  # pyright: ignore[reportUnnecessaryIsInstance]
+    return max(pixels - 1, 1) if known else cast(int, torch.sym_max(pixels - 1, 1))
+
+
 def mean_over_std(mean: Tensor, var: Tensor, pixels: int, var_eps: float) -> Tensor:
     """The channel statistic of the paper, `m / sqrt(v + eps)`, with the unbiased variance v.
 
@@ -91,10 +100,7 @@ def mean_over_std(mean: Tensor, var: Tensor, pixels: int, var_eps: float) -> Ten
         pixels: L.
         var_eps: Added to the variance, 1e-3 in all released networks; not the eps of the standardisation.
     """
-    # Python's max would freeze a traced size, a SymInt; torch 2.11 cannot compile sym_max of a size that is known.
-    known = isinstance(pixels, int)  # pyright: ignore[reportUnnecessaryIsInstance]
-    degrees = max(pixels - 1, 1) if known else cast(int, torch.sym_max(pixels - 1, 1))
-    return mean * (var * (pixels / degrees) + var_eps).rsqrt()
+    return mean * (var * (pixels / degrees_of_freedom(pixels)) + var_eps).rsqrt()
 
 
 def attentive_norm(

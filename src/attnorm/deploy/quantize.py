@@ -1,0 +1,105 @@
+"""Static quantisation to 8 bits through onnxruntime: ranges of activations from real images."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attnorm.data import DataConfig, load_data
+from attnorm.data.config import BUILTIN
+from attnorm.deploy.config import ExportConfig
+from attnorm.deploy.onnx_file import AN, INPUT
+from attnorm.errors import ConfigError, DataError
+from attnorm.training.header import CheckpointMeta
+from attnorm.training.objective import prepare_images
+
+BATCH = 32  # images that calibration looks at together
+
+
+def calibration_images(config: ExportConfig, meta: CheckpointMeta) -> list[Tensor]:
+    """Prepared images (N, C, H, W) in batches, spread evenly over images of the training part, cut as for evaluation.
+
+    Raises:
+        ConfigError: The data set must be named.
+        DataError: The data are missing, or of other channels than the network's.
+    """
+    name = config.dataset or meta.dataset
+    if config.dataset is None and name.startswith("hfds:"):
+        raise ConfigError(f"dataset must be given: the checkpoint names {name}, and is not followed")
+    # Of the built-in sets "val" is a part of the training images; other sets give theirs by the name "train".
+    data = load_data(
+        DataConfig(
+            dataset=name,
+            data_dir=config.data_dir,
+            val_split="val" if name in BUILTIN else "train",
+            image_size=meta.image_size,
+            crop_pct=meta.crop_pct,
+            interpolation=meta.interpolation,
+        ),
+        ("val",),
+    )
+    if data.in_chans != meta.in_chans:
+        raise DataError(f"{name} must have the network's {meta.in_chans} channels, and has {data.in_chans}")
+    assert data.val is not None
+    count = len(data.val)
+    wanted = min(config.calibration_images, count)
+    chosen = [index * count // wanted for index in range(wanted)]
+    mean, std = torch.tensor(meta.mean), torch.tensor(meta.std)
+    parts = [chosen[start : start + BATCH] for start in range(0, wanted, BATCH)]
+    return [prepare_images(data.val.__getitems__(part)[0], mean, std) for part in parts]
+
+
+def quantize(source: Path, target: Path, images: list[Tensor]) -> dict[str, int]:
+    """Writes an ONNX file in 8 bits: per-channel weights, activations by the ranges that the images give them.
+
+    AN's own nodes stay in float: its statistics are sums over all pixels, and its coefficients multiply every pixel.
+
+    Args:
+        source: The file in float.
+        target: The file to write.
+        images: Batches of prepared images (N, C, H, W).
+
+    Returns:
+        How many nodes of which operator are left in float, without those that only move data.
+    """
+    import onnx
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+
+    model = onnx.load(str(source))
+    quantize_static(
+        model,
+        str(target),
+        _Reader(images),
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        nodes_to_exclude=[node.name for node in model.graph.node if AN in node.name],
+    )
+    return float_nodes(target)
+
+
+class _Reader:
+    """onnxruntime's CalibrationDataReader, which it asks for a batch until there is none."""
+
+    def __init__(self, images: list[Tensor]) -> None:
+        self._images: Iterator[Tensor] = iter(images)
+
+    def get_next(self) -> dict[str, Any] | None:
+        batch = next(self._images, None)
+        return None if batch is None else {INPUT: batch.numpy()}
+
+
+def float_nodes(path: Path) -> dict[str, int]:
+    """Operators of a quantised file whose inputs are computed in float, with their numbers."""
+    import onnx
+
+    graph = onnx.load(str(path)).graph
+    quantised = {output for node in graph.node if node.op_type == "DequantizeLinear" for output in node.output}
+    found: dict[str, int] = {}
+    for node in graph.node:
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear") and not set(node.input) & quantised:
+            found[node.op_type] = found.get(node.op_type, 0) + 1
+    return found
