@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from timm.models import _registry
 from attnorm.cli import main
 from attnorm.data import DataConfig, load_detection
 from attnorm.data.coco_writer import write_coco
+from attnorm.layers.attention import GATES
 from attnorm.models import create_model
 from attnorm.models.released import to_released
 from tests.docs.blocks import ROOT, Block, blocks
@@ -89,16 +91,16 @@ def read_through(page: str, folder: Path, patch: pytest.MonkeyPatch, *, long: bo
     furnish(folder, patch, released="model_best.pth.tar" in (ROOT / page).read_text("utf-8"))
     patch.chdir(folder)
     patch.syspath_prepend(folder)  # a page may write a module
-    # What a page registers with timm is gone afterwards.
-    patch.setattr(_registry, "_model_entrypoints", dict(_registry._model_entrypoints))
     names: dict[str, Any] = {"__name__": "__main__"}
-    for block in blocks(page):
-        if block.excuse is None and block.language == "python":
-            run_python(block, session.instead, names)
-        elif block.excuse is None:
-            for program, *arguments in block.commands:
-                if program == "attnorm" and arguments[0] in flags:
-                    run_command(arguments, flags[arguments[0]].split())
+    # What a page adds to timm's networks and to the gates is gone afterwards.
+    with mock.patch.dict(_registry._model_entrypoints), mock.patch.dict(GATES):
+        for block in blocks(page):
+            if block.excuse is None and block.language == "python":
+                run_python(block, session.instead, names)
+            elif block.excuse is None:
+                for program, *arguments in block.commands:
+                    if program == "attnorm" and arguments[0] in flags:
+                        run_command(arguments, flags[arguments[0]].split())
     return names
 
 

@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from attnorm import AttentiveBatchNorm2d, AttentiveBatchNormAct2d, AttentiveGroupNormAct, backend
 from attnorm.layers import eager
+from attnorm.layers.attention import GATES
 from tests.layers.small import KINDS, make
 
 ACTIVATIONS = [nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish, nn.LeakyReLU]
@@ -109,6 +110,23 @@ def test_a_subclass_of_the_attention_is_called():
     scale = 0.25 * layer.weight.sum(0) * (layer.running_var + layer.eps).rsqrt()
     shift = 0.25 * layer.bias.sum(0) - scale * layer.running_mean
     assert_close(layer(x), x * scale[:, None, None] + shift[:, None, None])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_gate_that_is_added_has_its_own_gradients(kind, monkeypatch):
+    """The closed form took every gate that it did not know for softmax on the way back."""
+    monkeypatch.setitem(GATES, "halved", lambda logits: torch.sigmoid(logits) / 2)
+    x = torch.randn(4, 8, 5, 5, dtype=torch.float64, requires_grad=True)
+    layer = make(kind, gate="halved").double()
+    known = make(kind, gate="sigmoid").double()
+    assert not layer.has_closed_form
+    upstream = torch.randn_like(x)
+    ours = torch.autograd.grad(layer(x), [x, layer.attention.logits.weight], upstream)
+    with torch.no_grad():
+        known.weight /= 2
+        known.bias /= 2
+    theirs = torch.autograd.grad(known(x), [x, known.attention.logits.weight], upstream)
+    assert_close(ours, theirs)
 
 
 def test_a_subclass_with_statistics_of_its_own_is_heard():

@@ -44,6 +44,8 @@ GATES: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": torch.sigmoid,
     "softmax": softmax,
 }
+# Those whose derivative :mod:`attnorm.layers.coefficients` knows. A gate that is added to GATES is left to autograd.
+_CLOSED_FORM_GATES = tuple(GATES)
 
 
 class AttentionOptions(TypedDict, total=False):
@@ -214,13 +216,14 @@ class ChannelAttention(nn.Module):
     def has_closed_form(self) -> bool:
         """Whether :mod:`attnorm.layers.coefficients` computes what a call would, with nobody looking on.
 
-        It knows the linear head on mean over std, in one process. Hooks, replaced methods and subclasses want to see
-        or change the branch at work, so for them the modules are called.
+        It knows the linear head on mean over std and this module's own gates, in one process. Hooks, replaced methods
+        and subclasses want to see or change the branch at work, so for them the modules are called.
         """
         logits, norm = self.logits, self.logits.norm
         return (
             self.hidden is None
             and self.statistic == "mean_over_std"
+            and self.gate in _CLOSED_FORM_GATES
             and is_untouched(self, ChannelAttention)
             and is_untouched(logits, LogitLayer)
             and (norm is None or (is_untouched(norm, LogitNorm) and not norm.is_synchronised))
