@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from attnorm.hub import load, push_to_hf_hub, save_pretrained
     from attnorm.layers import (
         AttentiveBatchNorm1d,
         AttentiveBatchNorm2d,
@@ -39,13 +40,20 @@ __all__ = [
     "AttentiveGroupNormAct",
     "backend",
     "freeze_norm",
+    "load",
     "load_released",
     "norm_report",
+    "push_to_hf_hub",
     "replace_norm",
     "restore_norm",
+    "save_pretrained",
     "sync_norm",
     "weight_decay_groups",
 ]
+
+
+# These need timm, unlike the layers.
+_HUB = ("load", "push_to_hf_hub", "save_pretrained")
 
 
 def load_released(path: "str | Path", *, backbone_only: bool = False) -> "nn.Module":
@@ -56,6 +64,12 @@ def load_released(path: "str | Path", *, backbone_only: bool = False) -> "nn.Mod
     Args:
         path: The file as it was released.
         backbone_only: Leave out the classifier, or of a detector everything but the backbone.
+
+    Returns:
+        The network, or the :class:`attnorm.detection.detector.Detector`, on the CPU, in evaluation mode.
+
+    Raises:
+        CheckpointError: If the file cannot be read, or is none that the authors released.
     """
     from attnorm.extras import naming_extras
 
@@ -65,15 +79,14 @@ def load_released(path: "str | Path", *, backbone_only: bool = False) -> "nn.Mod
     return load(path, backbone_only=backbone_only)
 
 
-    Returns:
-        The network, or the :class:`attnorm.detection.detector.Detector`, on the CPU, in evaluation mode.
-
-    Raises:
-        CheckpointError: If the file cannot be read, or is none that the authors released.
-
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'attnorm' has no attribute {name!r}")
+    if name in _HUB:
+        from attnorm.extras import naming_extras
+
+        with naming_extras(f"attnorm.{name}"):
+            return getattr(import_module("attnorm.hub"), name)
     return getattr(import_module("attnorm.layers"), name)
 
 

@@ -158,6 +158,17 @@ def _profile(arguments: Sequence[str]) -> int:
     return DONE
 
 
+def _hub(arguments: Sequence[str]) -> int:
+    from attnorm.hub.config import HubConfig
+    from attnorm.options import parse_settings
+
+    config = parse_settings(HubConfig, arguments, command="attnorm hub")
+    from attnorm.hub.command import hub
+
+    print("\n".join(hub(config)))
+    return DONE
+
+
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "models": (_models, "list the networks, with their parameters"),
     "train": (_train, "train a network on images"),
@@ -168,6 +179,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "profile": (_profile, "what networks cost: parameters, operations, time, memory, energy"),
     "compare": (_compare, "train several networks with several seeds and show them side by side"),
     "inspect": (_inspect, "what the mixture weights of a network with AN do, by layer and by class"),
+    "hub": (_hub, "a trained network as a folder in timm's layout with a model card, and to the Hugging Face hub"),
 }
 
 

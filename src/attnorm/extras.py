@@ -8,6 +8,7 @@ from attnorm.errors import MissingPackageError
 # By the name that is imported: the smallest extra of pyproject.toml that brings it, itself or by a package it needs.
 EXTRAS = {
     "PIL": "models",
+    "huggingface_hub": "models",
     "numpy": "models",
     "safetensors": "models",
     "timm": "models",

@@ -18,7 +18,7 @@ from attnorm.detection.detector import Detector
 from attnorm.errors import ConfigError, JobError
 from attnorm.evidence.profile_config import ProfileConfig
 from attnorm.evidence.timing import Batch, ClassifiedImages, ImagesWithObjects
-from attnorm.models import create_model, shipped
+from attnorm.models import create_model, hub, shipped
 from attnorm.models.torchvision_networks import is_torchvision
 from attnorm.training.checkpoint import check_classifies, load_checkpoint, read_meta
 from attnorm.training.header import CheckpointMeta
@@ -100,7 +100,7 @@ def build(config: ProfileConfig) -> tuple[list[Network], Images]:
         CheckpointError: a checkpoint cannot be used.
         JobError: a network cannot be built, or cannot take the images.
     """
-    metas = {name: _meta(name) for name in config.names if name.endswith(".safetensors") or name in shipped.cards()}
+    metas = {name: _meta(name) for name in config.names if _is_checkpoint(name)}
     channels = config.in_chans or next((meta.in_chans for meta in metas.values()), 3)
     networks = [_build(name, config, channels, metas.get(name)) for name in config.names]
     if len({network.detects for network in networks}) > 1:
@@ -116,6 +116,10 @@ def build(config: ProfileConfig) -> tuple[list[Network], Images]:
         raise ConfigError(f"image_size must be at least {MIN_SIZE} for detectors; got {images.size}")
     networks = [_tried(network, images) for network in networks]
     return networks, replace(images, num_classes=min(network.num_classes for network in networks))
+
+
+def _is_checkpoint(name: str) -> bool:
+    return name.endswith(".safetensors") or name in shipped.cards() or hub.is_place(name)
 
 
 def _meta(path: str) -> CheckpointMeta:

@@ -17,7 +17,15 @@ with naming_extras("attnorm.models"):
     import timm
     from timm.models import register_notrace_module
 
-from attnorm.models import aognet, densenet, mobilenetv2, resnet, resnet_cifar, resnet_small
+from attnorm.models import (
+    aognet,
+    densenet,
+    described_network,  # noqa: F401  registers what config.json names networks with options by
+    mobilenetv2,
+    resnet,
+    resnet_cifar,
+    resnet_small,
+)
 from attnorm.models.spec import apply_spec, parse_spec
 from attnorm.models.torchvision_networks import create_torchvision, is_torchvision
 from attnorm.models.weights_only import weights_only

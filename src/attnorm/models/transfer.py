@@ -15,7 +15,7 @@ import timm
 from torch import Tensor, nn
 
 from attnorm.errors import CheckpointError, ConfigError, JobError
-from attnorm.models import create_model, shipped
+from attnorm.models import create_model, hub
 from attnorm.models.released import read_released
 from attnorm.models.released.archives import open_archive
 from attnorm.models.released.recognise import detector_parts
@@ -70,8 +70,8 @@ def take_weights(model: nn.Module, source: str | Path | Mapping[str, Tensor], *,
     Args:
         model: A classification network, a feature network of timm, or a detector.
         source: A checkpoint of `attnorm train`, one that comes with the package by its name, one of timm or
-            torchvision, or one that the authors of AN released; or a state dict. Of a classification network or of a
-            detector: the part that both have is used.
+            torchvision, one in timm's layout (`attnorm.models.hub`), or one that the authors of AN released; or a state
+            dict. Of a classification network or of a detector: the part that both have is used.
         name: What the report calls the source; its path when not given.
 
     Returns:
@@ -85,7 +85,7 @@ def take_weights(model: nn.Module, source: str | Path | Mapping[str, Tensor], *,
     own = model.state_dict()
     needed = _needed(model, own)
     problem = ""
-    for entries in [source] if isinstance(source, Mapping) else _readings(shipped.resolve(source)):
+    for entries in [source] if isinstance(source, Mapping) else _readings(hub.resolve(source)):
         pairs = _pairs(own, entries)
         report = _compare(name, own, entries, pairs)
         misfits = [key for key in needed if key in report.missing or key in report.other_shape]

@@ -1,6 +1,7 @@
 """Weights in safetensors, whose header says what is needed to use them.
 
-Wherever a checkpoint is read, the name of one that comes with the package (`attnorm.models.shipped`) is a path too.
+Wherever a checkpoint is read, the name of one that comes with the package (`attnorm.models.shipped`) is a path too, and
+so is one in timm's layout (`attnorm.models.hub`), of this package or of timm.
 """
 
 import json
@@ -14,11 +15,12 @@ from torch import Tensor, nn
 from attnorm.detection.config import DetectorConfig
 from attnorm.errors import CheckpointError, ConfigError, shown
 from attnorm.files import replacing
-from attnorm.models import shipped
+from attnorm.models import hub, shipped
 from attnorm.models.spec import parse_spec
 from attnorm.models.torchvision_networks import is_torchvision
 from attnorm.options import make_settings
 from attnorm.training.header import KEY, CheckpointMeta, parse_header
+from attnorm.training.timm_config import read_config
 
 __all__ = [
     "KEY",
@@ -45,7 +47,7 @@ def load_checkpoint(path: str | Path) -> tuple[nn.Module, CheckpointMeta]:
     """Builds the network that a weights file names and loads its weights, on the CPU, in evaluation mode.
 
     Args:
-        path: a .safetensors file of `save_checkpoint`, or the name of a shipped one.
+        path: a .safetensors file of `save_checkpoint`, the name of a shipped one, or a place in timm's layout.
 
     Returns:
         The network and the file's header.
@@ -53,8 +55,9 @@ def load_checkpoint(path: str | Path) -> tuple[nn.Module, CheckpointMeta]:
     Raises:
         CheckpointError: the file is missing, damaged, of another program, or does not fit the network it names.
     """
-    weights, header = _read(Path(path))
-    meta = parse_header(Path(path), header)
+    file_path = hub.resolve(path)
+    weights, header = _read(Path(path), file_path)
+    meta = _meta(path, file_path, header)
     # Before the network is built: a number that is wrong could ask for all of the memory.
     if meta.num_classes and not any(value.shape[:1] == (meta.num_classes,) for value in weights.values()):
         count = shown(str(meta.num_classes))
@@ -120,23 +123,31 @@ def _build(meta: CheckpointMeta) -> nn.Module:
 
 def has_header(path: str | Path) -> bool:
     """Whether a file is a safetensors file with this package's header; False for everything else, missing ones too."""
-    return KEY in _header(path)
+    return KEY in _header(hub.resolve(path))
 
 
 def read_meta(path: str | Path) -> CheckpointMeta | None:
-    """The header of a weights file without its weights; None of a file of another program.
+    """The header of a weights file without its weights, or in its place what config.json says; None where neither is.
 
     Raises:
         CheckpointError: it is damaged.
     """
-    header = _header(path)
-    return parse_header(Path(path), header) if KEY in header else None
+    file_path = hub.resolve(path)
+    header = _header(file_path)
+    return _meta(path, file_path, header) if KEY in header or hub.config_beside(file_path) else None
 
 
-def _header(path: str | Path) -> dict[str, str]:
+def _meta(path: str | Path, file_path: Path, header: Mapping[str, str]) -> CheckpointMeta:
+    """From the header of the weights; config.json speaks where they have none."""
+    config = hub.config_beside(file_path)
+    if KEY in header or config is None:
+        return parse_header(Path(path), header)
+    return read_config(config, str(path))
+
+
+def _header(file_path: Path) -> dict[str, str]:
     from safetensors import SafetensorError, safe_open
 
-    file_path = shipped.resolve(path)
     if not file_path.is_file():  # a pipe would wait for ever
         return {}
     try:
@@ -178,10 +189,9 @@ def _refuse_misfit(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], nam
         )
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _read(path: Path, file_path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     from safetensors import SafetensorError, safe_open
 
-    file_path = shipped.resolve(path)
     if not file_path.is_file():
         known = ", ".join(shipped.cards())
         hint = (

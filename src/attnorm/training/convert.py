@@ -7,7 +7,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from attnorm import __version__
-from attnorm.data.config import IMAGENET
 from attnorm.data.folder import MEAN, STD
 from attnorm.detection.released import ReleasedDetector, read_released, to_released
 from attnorm.errors import CheckpointError, ConfigError
@@ -16,6 +15,7 @@ from attnorm.models import published
 from attnorm.models.released import LoadReport, Released
 from attnorm.training.checkpoint import CheckpointMeta, has_header, load_checkpoint, save_checkpoint
 from attnorm.training.convert_detector import describe_detector
+from attnorm.training.header import class_names
 from attnorm.training.use_config import ConvertConfig
 
 LICENCE = (
@@ -96,15 +96,6 @@ def describe(released: Released, dataset: str = "imagenet") -> CheckpointMeta:
         attnorm_version=__version__,
         provenance=provenance_of(report),
     )
-
-
-def class_names(num_classes: int, dataset: str) -> tuple[str, ...]:
-    """WordNet ids for ImageNet's 1000 classes, in the order of their folders; else "class 0" and so on."""
-    if num_classes == 1000 and dataset in IMAGENET:
-        from timm.data.imagenet_info import ImageNetInfo
-
-        return tuple(ImageNetInfo("imagenet-1k").label_names())
-    return tuple(f"class {index}" for index in range(num_classes))
 
 
 def provenance_of(report: LoadReport) -> dict[str, Any]:

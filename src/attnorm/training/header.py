@@ -8,7 +8,7 @@ from inspect import formatannotation
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from attnorm.data.config import INTERPOLATION
+from attnorm.data.config import IMAGENET, INTERPOLATION
 from attnorm.detection.config import DetectorConfig
 from attnorm.errors import CheckpointError, shown
 from attnorm.kinds import is_of
@@ -81,11 +81,11 @@ def parse_header(path: Path, header: Mapping[str, str]) -> CheckpointMeta:
             raise CheckpointError(
                 f"{path} has header version {shown(str(version))}, this attnorm reads {FORMAT_VERSION}; update it"
             )
-        meta = CheckpointMeta(**_with_tuples(content))
-        _check_types(CheckpointMeta, vars(meta), "")
+        meta = CheckpointMeta(**with_tuples(content))
+        check_types(CheckpointMeta, vars(meta), "")
         if meta.detector is not None:
-            _check_types(DetectorConfig, _with_tuples(meta.detector), "detector.")
-        _check_numbers(meta)
+            check_types(DetectorConfig, with_tuples(meta.detector), "detector.")
+        check_numbers(meta)
         if meta.detector is not None:
             _check_categories(meta)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -93,19 +93,34 @@ def parse_header(path: Path, header: Mapping[str, str]) -> CheckpointMeta:
     return meta
 
 
-def _with_tuples(content: dict[str, Any]) -> dict[str, Any]:
+def with_tuples(content: dict[str, Any]) -> dict[str, Any]:
+    """JSON's lists as the tuples that settings hold."""
     return {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
 
 
-def _check_types(settings: type[Any], values: Mapping[str, Any], prefix: str) -> None:
-    """Refuse values that are not of the fields' types; names that are no fields are for the dataclass to refuse."""
+def check_types(settings: type[Any], values: Mapping[str, Any], prefix: str) -> None:
+    """Refuse values that are not of the fields' types; names that are no fields are for the dataclass to refuse.
+
+    Args:
+        settings: a dataclass.
+        values: by the names of its fields; some may be missing.
+        prefix: of the names in the message.
+
+    Raises:
+        TypeError: names the first that is of another type.
+    """
     for name, kind in get_type_hints(settings).items():
         if name in values and not is_of(values[name], kind):
             value = shown(repr(values[name]))
             raise TypeError(f"{prefix}{name} must be {formatannotation(kind)}; got {value}")
 
 
-def _check_numbers(meta: CheckpointMeta) -> None:
+def check_numbers(meta: CheckpointMeta) -> None:
+    """Refuse numbers that no network and no image can have.
+
+    Raises:
+        ValueError: names the first.
+    """
     if min(meta.in_chans, meta.image_size) < 1 or meta.num_classes < 0:
         raise ValueError("in_chans and image_size must be at least 1, num_classes at least 0")
     if max(meta.image_size, *_sizes(meta.detector or {})) > MAX_SIDE:
@@ -133,3 +148,12 @@ def _check_categories(meta: CheckpointMeta) -> None:
             f"classes and category_ids must be {meta.num_classes - 1} of each, no id twice, as num_classes counts the "
             f"background; there are {len(meta.classes)} and {len(ids)}"
         )
+
+
+def class_names(num_classes: int, dataset: str) -> tuple[str, ...]:
+    """WordNet ids for ImageNet's 1000 classes, in the order of their folders; else "class 0" and so on."""
+    if num_classes == 1000 and dataset in IMAGENET:
+        from timm.data.imagenet_info import ImageNetInfo
+
+        return tuple(ImageNetInfo("imagenet-1k").label_names())
+    return tuple(f"class {index}" for index in range(num_classes))

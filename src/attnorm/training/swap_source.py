@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from attnorm.data.config import INTERPOLATION
 from attnorm.errors import ConfigError
-from attnorm.models import create_model, shipped
+from attnorm.models import create_model, hub, shipped
 from attnorm.models.released.archives import open_archive
 from attnorm.models.released.structure import find_weights
 from attnorm.models.spec import parse_spec
 from attnorm.models.torchvision_networks import check_name, is_torchvision, published_weights
 from attnorm.models.transfer import pretrained_network
 from attnorm.training.checkpoint import CheckpointMeta, load_checkpoint, load_weights, read_meta
-from attnorm.training.convert import class_names
+from attnorm.training.header import class_names
 from attnorm.training.swap_config import SwapConfig, refuse_detector
 
 _COUNTER = ".num_batches_tracked"  # files of old versions of torch have none
@@ -63,7 +63,8 @@ def _checkpoint(config: SwapConfig, path: str, meta: CheckpointMeta) -> Source:
             raise ConfigError(f"{name} stands in the checkpoint {path}, {own}; got {given}: leave it out")
     model, meta = load_checkpoint(path)
     before = {"before": meta.provenance} if meta.provenance else {}
-    return Source(model, _with_provenance(meta, {**_file_facts(shipped.resolve(path)), **before}))
+    source = {"source": path} if path.startswith(hub.REMOTE) else {}
+    return Source(model, _with_provenance(meta, {**source, **_file_facts(hub.resolve(path)), **before}))
 
 
 def _published(config: SwapConfig, name: str) -> Source:
@@ -73,12 +74,13 @@ def _published(config: SwapConfig, name: str) -> Source:
     if is_torchvision(parse_spec(name).name):
         known = published_weights(parse_spec(name).name)
         facts = {"source": f"torchvision {check_name(parse_spec(name).name)} {known.name}", "url": known.url}
-        return Source(model, _with_provenance(_header(config, name, model), {**facts, "licence": known.licence}))
+        meta = describe_network(name, model, config.num_classes)
+        return Source(model, _with_provenance(meta, {**facts, "licence": known.licence}))
     settings = cast(Any, model).pretrained_cfg
     source = ".".join(part for part in (settings["architecture"], settings.get("tag")) if part)
     facts = {"source": f"timm {source}", "licence": settings.get("license")}
     facts |= {key: settings[key] for key in ("hf_hub_id", "url") if settings.get(key)}
-    return Source(model, _with_provenance(_header(config, name, model), facts))
+    return Source(model, _with_provenance(describe_network(name, model, config.num_classes), facts))
 
 
 def _file(config: SwapConfig, path: str) -> Source:
@@ -99,7 +101,8 @@ def _file(config: SwapConfig, path: str) -> Source:
         if name.endswith(_COUNTER):
             entries.setdefault(name, torch.zeros_like(value))
     load_weights(model, entries, f"{path} ({config.model})")
-    return Source(model.eval(), _with_provenance(_header(config, config.model, model), _file_facts(Path(path))))
+    meta = describe_network(config.model, model, config.num_classes)
+    return Source(model.eval(), _with_provenance(meta, _file_facts(Path(path))))
 
 
 def _differing(model: nn.Module, entries: Mapping[str, Tensor], *, last: bool) -> int | None:
@@ -113,12 +116,18 @@ def _differing(model: nn.Module, entries: Mapping[str, Tensor], *, last: bool) -
     return other.shape[axis]
 
 
-def _header(config: SwapConfig, name: str, model: nn.Module) -> CheckpointMeta:
-    """From what timm or torchvision knows of a network: how images are prepared, and its classes."""
+def describe_network(name: str, model: nn.Module, num_classes: int | None = None) -> CheckpointMeta:
+    """What a checkpoint of a network would say of it, from what timm or torchvision knows: preparation and classes.
+
+    Args:
+        name: The network's, with options.
+        model: The network.
+        num_classes: Of a network of torchvision, where it is known; else it is counted.
+    """
     registered = parse_spec(name).name
     if is_torchvision(registered):
         known = published_weights(registered)
-        shape = {"num_classes": config.num_classes or _outputs(model), "in_chans": 3}
+        shape = {"num_classes": num_classes or _outputs(model), "in_chans": 3}
         prepared: dict[str, Any] = {
             key: getattr(known, key) for key in ("image_size", "crop_pct", "mean", "std", "interpolation")
         }
