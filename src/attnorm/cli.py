@@ -123,6 +123,17 @@ def _swap(arguments: Sequence[str]) -> int:
     return DONE
 
 
+def _export(arguments: Sequence[str]) -> int:
+    from attnorm.deploy.config import ExportConfig
+    from attnorm.options import parse_settings
+
+    config = parse_settings(ExportConfig, arguments, command="attnorm export")
+    from attnorm.deploy.export import describe, export
+
+    print("\n".join(describe(export(config))))
+    return DONE
+
+
 def _compare(arguments: Sequence[str]) -> int:
     from attnorm.evidence.config import CompareConfig
     from attnorm.options import parse_settings
@@ -176,6 +187,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "predict": (_predict, "classes of images, or objects in them, as JSON and as pictures"),
     "convert": (_convert, "a checkpoint that the authors of AN released, for the commands above; and back"),
     "swap": (_swap, "AN in place of a trained network's norms, with equal outputs, to be fine-tuned"),
+    "export": (_export, "a network for other programs: ONNX or torch.export, checked against itself"),
     "profile": (_profile, "what networks cost: parameters, operations, time, memory, energy"),
     "compare": (_compare, "train several networks with several seeds and show them side by side"),
     "inspect": (_inspect, "what the mixture weights of a network with AN do, by layer and by class"),

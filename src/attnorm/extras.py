@@ -24,6 +24,9 @@ EXTRAS = {
     "sklearn": "train",
     "tensorboard": "train",
     "torchdata": "train",
+    "onnx": "export",
+    "onnxruntime": "export",
+    "onnxscript": "export",
     "wandb": "wandb",
     "pycocotools": "cocoapi",
 }

@@ -52,6 +52,7 @@ class Session:
 PYTHON_ONLY = Session()
 SESSIONS = {
     "docs/index.md": Session({"train": SHORT, "eval": "", "inspect": ""}, long={"compare": f"{SHORT} {COMPARED}"}),
+    "docs/export.md": Session({"export": ""}),
     "docs/inspect.md": Session({"train": SHORT, "inspect": ""}),
     "docs/watching.md": Session({"train": ""}),
     "docs/shipped_models.md": Session({"predict": ""}),
