@@ -4,7 +4,7 @@
     python -m benchmarks.performance_table --check    # exit 1 where a page is out of date
 
 A page says where: `<!-- performance NAME:begin -->` and `<!-- performance NAME:end -->`, on lines of their own; the
-names are the keys of benchmarks/tables.py's TABLES.
+names are the keys of benchmarks/tables.py's TABLES and benchmarks/export_tables.py's EXPORT_TABLES.
 """
 
 import argparse
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import pages
+from benchmarks.export_tables import EXPORT_TABLES
 from benchmarks.record import ROOT
 from benchmarks.tables import TABLES
 
@@ -33,7 +34,7 @@ def render(page: str, records: Mapping[str, Mapping[str, Any]]) -> str:
     """
 
     def content(_: str, name: str) -> str:
-        kind, table = TABLES[name]
+        kind, table = (TABLES | EXPORT_TABLES)[name]
         record = {} if kind is None else records.get(kind)
         return "Not measured yet.\n" if record is None else table(record)
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from attnorm.detection.config import is_detector
 from attnorm.errors import ConfigError
 
 OPSETS = range(18, 24)  # below, ReduceL2 takes no computed axes; above, onnxruntime 1.20 reads no file
@@ -59,6 +60,10 @@ class ExportConfig:
             raise ConfigError("checkpoint or model must be given, and not both")
         if self.model is None and (self.pretrained or self.num_classes is not None):
             raise ConfigError("pretrained and num_classes belong to model; a checkpoint has its own weights")
+        if self.model is not None and is_detector(self.model):
+            raise ConfigError(
+                f"model must be a classification network, and {self.model} is a detector: give a checkpoint"
+            )
         ending = self.output.rpartition(".")[2]
         if ending not in ("onnx", "pt2") or self.format not in (None, ending):
             raise ConfigError(f"output must end in .{self.format or 'onnx or .pt2'}; got {self.output}")

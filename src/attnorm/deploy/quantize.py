@@ -1,8 +1,9 @@
 """Static quantisation to 8 bits through onnxruntime: ranges of activations from real images."""
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -51,34 +52,39 @@ def calibration_images(config: ExportConfig, meta: CheckpointMeta) -> list[Tenso
     return [prepare_images(data.val.__getitems__(part)[0], mean, std) for part in parts]
 
 
-def quantize(source: Path, target: Path, images: list[Tensor]) -> dict[str, int]:
+def quantize(source: Path, target: Path, images: list[Tensor], *, an_in_float: bool = True) -> dict[str, int]:
     """Writes an ONNX file in 8 bits: per-channel weights, activations by the ranges that the images give them.
-
-    AN's own nodes stay in float: its statistics are sums over all pixels, and its coefficients multiply every pixel.
 
     Args:
         source: The file in float.
-        target: The file to write.
+        target: The file to write; may be the source.
         images: Batches of prepared images (N, C, H, W).
+        an_in_float: Leave out AN's own nodes: its statistics are sums over all pixels, and its coefficients multiply
+            every pixel.
 
     Returns:
-        How many nodes of which operator are left in float, without those that only move data.
+        How many nodes of which operator compute in float.
     """
     import onnx
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    model = onnx.load(str(source))
-    quantize_static(
-        model,
-        str(target),
-        _Reader(images),
-        quant_format=QuantFormat.QDQ,
-        per_channel=True,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-        nodes_to_exclude=[node.name for node in model.graph.node if AN in node.name],
-    )
-    return float_nodes(target)
+    with tempfile.TemporaryDirectory() as folder:
+        # Shapes only, without which every quantisation warns; the exporter has optimised already.
+        shaped = Path(folder) / "shaped.onnx"
+        quant_pre_process(str(source), str(shaped), skip_optimization=True, skip_symbolic_shape=True)
+        names = [node.name for node in onnx.load(str(shaped)).graph.node]
+        quantize_static(
+            str(shaped),
+            str(target),
+            cast(Any, _Reader(images)),  # the class is a protocol in all but name
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            nodes_to_exclude=[name for name in names if an_in_float and AN in name],
+        )
+    return _float_nodes(target)
 
 
 class _Reader:
@@ -92,7 +98,7 @@ class _Reader:
         return None if batch is None else {INPUT: batch.numpy()}
 
 
-def float_nodes(path: Path) -> dict[str, int]:
+def _float_nodes(path: Path) -> dict[str, int]:
     """Operators of a quantised file whose inputs are computed in float, with their numbers."""
     import onnx
 

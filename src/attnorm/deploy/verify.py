@@ -28,8 +28,10 @@ class Difference:
 
 
 def sizes(side: int, *, static: bool) -> list[tuple[int, int, int]]:
-    """Batch, height and width to compare at; unless static, other sizes than the traced one, and unequal sides."""
-    return [(1, side, side)] if static else [(1, side, side), (2, side + 9, side + 32), (4, side + 32, side + 1)]
+    """Batch, height and width to compare at, three times; unless static, all others than the traced one."""
+    if static:
+        return 3 * [(1, side, side)]
+    return [(1, side, side), (2, side + 9, side + 32), (4, side + 32, side + 1)]
 
 
 def compare(run: Runner, subject: Subject, *, static: bool) -> list[Difference]:
@@ -40,7 +42,7 @@ def compare(run: Runner, subject: Subject, *, static: bool) -> list[Difference]:
         # Blobs and noise: images of noise alone all have the same moments.
         coarse = torch.rand(batch, subject.meta.in_chans, 3, 3, generator=generator)
         images = torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear")
-        images += 0.3 * torch.rand(images.shape, generator=generator)
+        images = 0.7 * images + 0.3 * torch.rand(images.shape, generator=generator)
         pairs = zip(run(images), subject.run(images), strict=True)
         found.append(_difference(tuple(images.shape), list(pairs)))
     return found
