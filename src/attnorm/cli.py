@@ -169,6 +169,17 @@ def _profile(arguments: Sequence[str]) -> int:
     return DONE
 
 
+def _demo(arguments: Sequence[str]) -> int:
+    from attnorm.evidence.demo_config import DemoConfig
+    from attnorm.options import parse_settings
+
+    config = parse_settings(DemoConfig, arguments, command="attnorm demo")
+    from attnorm.evidence.demo import demo
+
+    demo(config)
+    return DONE
+
+
 def _hub(arguments: Sequence[str]) -> int:
     from attnorm.hub.config import HubConfig
     from attnorm.options import parse_settings
@@ -192,6 +203,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "compare": (_compare, "train several networks with several seeds and show them side by side"),
     "inspect": (_inspect, "what the mixture weights of a network with AN do, by layer and by class"),
     "hub": (_hub, "a trained network as a folder in timm's layout with a model card, and to the Hugging Face hub"),
+    "demo": (_demo, "a page in the browser: what networks make of an image, side by side"),
 }
 
 

@@ -1,7 +1,7 @@
 """The pictures of `attnorm inspect`: classes by depth, distributions, class means, images with their own weights."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from matplotlib import colormaps, rc_context
@@ -17,9 +17,10 @@ DRAWN = 6  # layers that heat maps and histograms show
 LABELLED = 40  # classes that still have their names beside a heat map
 ABOVE_AND_BELOW = "RdBu_r"  # red above, blue below, white at the mean; told apart by the colour-blind
 Layer = Mapping[str, Any]
+T = TypeVar("T")
 
 
-def spread(layers: Sequence[Layer], count: int = DRAWN) -> list[Layer]:
+def spread(layers: Sequence[T], count: int = DRAWN) -> list[T]:
     """At most so many of the layers: the first, the last, and some at equal distances between them."""
     if len(layers) <= count:
         return list(layers)
@@ -133,7 +134,7 @@ def class_means(layers: Sequence[Layer], classes: Sequence[Mapping[str, Any]]) -
             names = [shown(classes[filled[i]]["name"], 24) for i in rows]
             axis.set_yticks(range(len(names)) if named else [], names if named else [], fontsize=7)
             axis.set_ylabel("" if named else f"{len(filled)} classes")
-            _bare(axis)
+            bare(axis)
         return figure
 
 
@@ -173,7 +174,7 @@ def examples(result: Mapping[str, Any], pictures: Sequence[np.ndarray]) -> Figur
             )
             right.set_yticks(range(len(layers)), [layer["name"] for layer in layers], fontsize=7)
             right.set_xticks([])
-            _bare(right)
+            bare(right)
         for left, right in cells[len(pictures) :]:
             left.set_visible(False)  # not removed: the colour bar takes its width from all of the grid
             right.set_visible(False)
@@ -198,7 +199,8 @@ def _deviations(layers: Sequence[Layer], example: Mapping[str, Any]) -> Array:
     return table
 
 
-def _bare(axis: Axes) -> None:
+def bare(axis: Axes) -> None:
+    """Takes the grid, the ticks and the frame away: what is left are the names of a heat map's rows and columns."""
     axis.grid(visible=False)
     axis.tick_params(length=0)
     for spine in axis.spines.values():

@@ -6,9 +6,11 @@ from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from attnorm.data.image_files import read_image
 from attnorm.data.images import to_tensor
+from attnorm.detection.coco_entries import Entry
 from attnorm.detection.detector import Detector
 from attnorm.detection.draw import draw_detections
 from attnorm.detection.results import coco_results
@@ -42,15 +44,21 @@ class DetectionPredictor:
         """The image upright and in RGB, 8 bits, as detection's data are read."""
         return read_image(str(path))
 
+    def pixels(self, image: Image.Image) -> Tensor:
+        """An image in RGB as the detector takes it: uint8 (C, H, W), on its device."""
+        device = next(self.detector.parameters()).device
+        return to_tensor(image if self.in_chans == 3 else image.convert("L")).to(device)
+
     @torch.no_grad()
+    def find(self, image: Image.Image, image_id: int) -> list[Entry]:
+        """The objects in an image in RGB as entries of COCO's result files."""
+        detection = self.detector.detect([self.pixels(image)])[0]
+        return coco_results(detection, image_id, tuple(self.names), self.detector.roi_heads.conventions.paste)
+
     def predict(self, image: Image.Image, picture: Path) -> dict[str, Any]:
         """Draws what is found; image_id, height, width and how many objects there are."""
         self.images += 1
-        device = next(self.detector.parameters()).device
-        pixels = to_tensor(image if self.in_chans == 3 else image.convert("L")).to(device)
-        detection = self.detector.detect([pixels])[0]
-        paste = self.detector.roi_heads.conventions.paste
-        entries = coco_results(detection, self.images, tuple(self.names), paste)
+        entries = self.find(image, self.images)
         with replacing(picture) as temporary:
             draw_detections(image, entries, self.names).save(temporary, format="png")
         self.results.extend(entries)
