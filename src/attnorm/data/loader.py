@@ -12,7 +12,6 @@ from torch import distributed
 from torch.utils.data import IterableDataset, Sampler
 
 from attnorm.data.augment import SampleKey, epoch_order
-from attnorm.data.workers import outlive_the_signals
 from attnorm.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -189,7 +188,7 @@ def make_loader(
     Raises:
         ConfigError: batch_size, workers or seed are out of range, or no batch can be filled.
     """
-    from torchdata.stateful_dataloader import StatefulDataLoader
+    from attnorm.data.workers import Loader
 
     if batch_size < 1 or workers < 0:
         raise ConfigError(f"batch_size must be at least 1 and workers at least 0; got {batch_size} and {workers}")
@@ -203,7 +202,7 @@ def make_loader(
     with warnings.catch_warnings():
         # torchdata 0.11 calls it at every construction; nothing that a user could act on
         warnings.filterwarnings("ignore", "'set_vital' is deprecated", UserWarning)
-        return StatefulDataLoader(
+        return Loader(
             dataset,  # pyright: ignore[reportArgumentType]  # a protocol, where torch asks for its base class
             batch_size=batch_size,
             sampler=sampler,
@@ -212,7 +211,6 @@ def make_loader(
             pin_memory=torch.cuda.is_available(),
             drop_last=drop_last,
             persistent_workers=workers > 0,
-            worker_init_fn=outlive_the_signals,
         )
 
 

@@ -7,6 +7,34 @@ the run has saved its state: where one dies, the training process fails with it.
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torchdata.stateful_dataloader import StatefulDataLoader
+
+
+class Loader(StatefulDataLoader[Any]):
+    """A loader whose reading processes go on when the run is told to stop, from their first moment."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named, worker_init_fn=outlive_the_signals)
+
+    def __iter__(self) -> Any:
+        with _term_held_back():  # a process inherits this when it is started, and keeps it
+            return super().__iter__()
+
+
+@contextmanager
+def _term_held_back() -> Iterator[None]:
+    if not hasattr(signal, "sigwaitinfo"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def outlive_the_signals(worker: int) -> None:
@@ -18,8 +46,7 @@ def outlive_the_signals(worker: int) -> None:
     if hasattr(signal, "SIGUSR1"):
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # not on macOS and Windows
-        # Blocked here and so in threads to come; the one that waits for it is the only one to see it.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        # It is held back here, see above, and in threads to come: only the one that waits for it sees it.
         threading.Thread(target=_end_with_the_parent, daemon=True).start()
 
 
