@@ -22,6 +22,7 @@ from attnorm.models import shipped
 from tests.docs.blocks import blocks
 from tests.release.environments import ROOT, SDIST, WHEEL, Environment, install, make_environment, wheel
 
+CARDS = shipped.cards()
 BEYOND_TORCH = ("timm", "torchvision", "numpy", "lightning", "jsonargparse", "safetensors")
 LAYERS = """
 import torch, attnorm
@@ -117,10 +118,8 @@ def test_models_the_readmes_example_runs(with_models: Environment):
     assert missing(with_models, "attnorm", "models") == "train"
 
 
-@pytest.mark.parametrize("name", sorted(shipped.cards()))
+@pytest.mark.parametrize("name", [name for name, card in CARDS.items() if card["task"] == "classification"])
 def test_models_shipped_networks_load(with_models: Environment, name: str):
-    if shipped.cards()[name]["task"] != "classification":
-        pytest.skip("detectors are loaded by the commands: the extra train")
     code = f"""
 import timm, torch, attnorm.models
 net = timm.create_model({name!r}, pretrained=True).eval()
@@ -143,7 +142,7 @@ def test_train_networks_are_compared_on_the_digits(with_train: Environment):
     assert (with_train.work / "digits/report.html").stat().st_size > 10_000
 
 
-@pytest.mark.parametrize("name", sorted(shipped.cards()))
+@pytest.mark.parametrize("name", CARDS)
 def test_train_shipped_networks_predict(with_train: Environment, name: str):
     image = picture(with_train.work)
     with_train.output("attnorm", "predict", "--checkpoint", name, "--input", image, "--output", name)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import struct
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import IO, cast
 
@@ -34,7 +35,10 @@ MAX_PIXELS = 2**28 // 3  # 89 million: a quarter of a GiB in RGB, which is Pillo
 BYTES_PER_PIXEL = 24  # of memory while reading; measured up to 20, of an animated WebP
 _MAX_SCANS = 100  # of a JPEG; each goes over the whole image, however few its bytes. libtiff's limit too
 _MAX_LAYERS = 8  # how often a file may paint each pixel; a TIFF in planes does so once for each of its channels
+_MAX_TAGS = 8  # how often the tags of a TIFF may take each byte of the file; they can all name the same
 _TILE_WIDTH, _TILE_LENGTH = 322, 323  # TIFF's tags
+_TIFF = re.compile(rb"(II|MM)(?:(\*\0|\0\*)|\+\0|\0\+)")  # the second group is not BigTIFF's
+_TAG_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}  # of a value
 _MARKER = re.compile(rb"\xff([\xc0-\xcf\xd9-\xfe])(..)?", re.DOTALL)  # of a JPEG, with the segment's length
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -72,7 +76,7 @@ def read_image(file: str | IO[bytes], in_chans: int = 3, size: tuple[int, int] |
     try:
         with warnings.catch_warnings(), _whole_files_only():
             warnings.simplefilter("ignore")  # about EXIF data, which do not touch the pixels, and about sizes
-            with Image.open(file, formats=_formats()) as image:
+            with _opened(file) as opened, Image.open(opened, formats=_formats()) as image:
                 _check_cost(image)
                 image.load()
                 return convert(_upright(image, size), in_chans)
@@ -100,6 +104,39 @@ def _whole_files_only() -> Iterator[None]:
         yield
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES = before
+
+
+@contextmanager
+def _opened(file: str | IO[bytes]) -> Iterator[IO[bytes]]:
+    with open(file, "rb") if isinstance(file, str) else nullcontext(file) as opened:
+        _check_tags(opened)
+        yield opened
+
+
+def _check_tags(file: IO[bytes]) -> None:
+    """Refuse a TIFF whose tags would fill the memory, which Pillow before 13 reads all of to open a file.
+
+    Raises:
+        DataError: says so.
+    """
+    length = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    head = file.read(16)
+    if not (found := _TIFF.match(head)):
+        return
+    order = "<" if found[1] == b"II" else ">"
+    start, count, tag = ("4xI8x", "H", "2xHI4x") if found[2] else ("8xQ", "Q", "2xHQ8x")
+    if len(head) < 16 or (directory := struct.unpack(order + start, head)[0]) >= length:
+        return
+    file.seek(directory)
+    entries = file.read()
+    first, size = struct.calcsize(order + count), struct.calcsize(order + tag)
+    number = struct.unpack_from(order + count, entries)[0] if len(entries) >= first else 0
+    number = min(number, (len(entries) - first) // size)
+    tags = struct.iter_unpack(order + tag, entries[first : first + number * size])
+    taken = sum(min(_TAG_BYTES.get(kind, 1) * values, length) for kind, values in tags)
+    if taken > _MAX_TAGS * length:
+        raise DataError(f"a TIFF's tags may take each byte of the file {_MAX_TAGS} times; these take more")
 
 
 def _check_cost(image: ImageFile.ImageFile) -> None:
