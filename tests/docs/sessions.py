@@ -51,8 +51,8 @@ class Session:
 
 PYTHON_ONLY = Session()
 SESSIONS = {
-    "docs/index.md": Session({"train": SHORT, "eval": "", "inspect": ""}, long={"compare": f"{SHORT} {COMPARED}"}),
     "docs/export.md": Session({"export": ""}),
+    "docs/index.md": Session({"train": SHORT, "eval": "", "inspect": ""}, long={"compare": f"{SHORT} {COMPARED}"}),
     "docs/inspect.md": Session({"train": SHORT, "inspect": ""}),
     "docs/watching.md": Session({"train": ""}),
     "docs/shipped_models.md": Session({"predict": ""}),
@@ -68,6 +68,7 @@ SESSIONS = {
 ONLY_PARSED = {
     "README.md": "minutes to hours each; the sessions of the how-to pages run the same commands on tiny data",
     "docs/compare.md": "trainings of minutes to hours; tests/evidence run comparisons of seconds",
+    "docs/demo.md": "serves until it is stopped; tests/evidence/test_demo.py talks to it",
     "docs/detection.md": "downloads; tests/docs/test_detection_docs.py runs those that need none",
     "docs/models.md": "the authors' weights and ImageNet; docs/how_to/released_weights.md runs on random weights",
     "docs/performance.md": "measurements of half an hour; tests/benchmarks run each in seconds",
