@@ -76,6 +76,7 @@ ONLY_PARSED = {
     "docs/results.md": "the trainings behind the tables, hours each",
     "docs/scale.md": "several GPUs and machines; tests/test_scale_docs.py runs the script with stand-ins",
     "docs/shipped_models.md": "Fashion-MNIST; tests/models use the weights without it",
+    "docs/tutorials/read_the_mixture.md": "Fashion-MNIST; its Python runs on drawn clothes",
     "docs/swap.md": "weights to be downloaded; tests/training swap small networks",
 }
 # Pages whose Python is run by tests of their own, which look at what comes out.
@@ -83,6 +84,8 @@ ELSEWHERE = {
     "README.md": "tests/docs/test_readme.py",
     "docs/detection.md": "tests/docs/test_detection_docs.py",
     "docs/profile.md": "tests/docs/test_profile_docs.py",
+    "docs/tutorials/an_in_ten_minutes.md": "tests/docs/test_tutorials.py",
+    "docs/tutorials/read_the_mixture.md": "tests/docs/test_tutorials.py",
 }
 
 
