@@ -1,6 +1,6 @@
 """What inference costs: networks with AN beside their BN twins, in PyTorch, compiled, and in onnxruntime.
 
-    python -m benchmarks.inference_cost [--time-limit-s 30] [--json FILE]
+    python -m benchmarks.inference_cost [--time-limit-s 30] [--networks resnet18,resnet50] [--json FILE]
 
 Three ways to run each network: eager as it is; `torch.compile` with frozen weights, where Inductor folds BN into the
 convolutions, of the network whose AN is folded (`attnorm.deploy.fold`); the file of `attnorm export` in onnxruntime,
@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 
 from attnorm.deploy.config import ExportConfig
 from attnorm.deploy.fold import fold_norm
@@ -22,20 +23,36 @@ from attnorm.deploy.onnx_file import onnx_runner, write_onnx
 from attnorm.deploy.subject import Subject, read_subject
 from attnorm.deploy.trace import trace
 from attnorm.evidence.interleaved import Interleaved, Step, timing_dict
+from attnorm.layers.statistics import BatchStatistics
 from benchmarks.network_cost import HALF_WIDTH
 from benchmarks.record import Record, options_of, parser
 
-ROWS = (("resnet20_cifar", 32), ("resnet18", 224), ("resnet50", 224))  # network and side of its images
+SIDES = {"resnet20_cifar": 32, "resnet18": 224, "resnet50": 224}  # of the networks' images
 BATCHES = (1, 8)
 WAYS = ("eager", "compiled", "onnxruntime")
 
 Run = Callable[[Tensor], Tensor]
 
 
+@torch.no_grad()
+def enliven(model: nn.Module, images: Tensor) -> nn.Module:
+    """Random weights under which every layer counts: no norm scales by 0, statistics are those of the images."""
+    for name, parameter in model.named_parameters():
+        if name.endswith("weight") and parameter.ndim == 1 and not parameter.any():
+            parameter.fill_(0.5)  # timm starts the last norm of a residual branch with 0
+    norms = [module for module in model.modules() if isinstance(module, (BatchStatistics, _BatchNorm))]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain average: after one batch, that batch's
+    model.train()(images)
+    return model.eval()
+
+
 def runs(name: str, folder: Path) -> dict[str, Run]:
     """The ways to run a network with random weights, each from images (N, C, H, W) to logits."""
     torch.manual_seed(0)
     subject = read_subject(ExportConfig(model=name, output="net.onnx"))
+    enliven(subject.model, torch.randn(8, 3, subject.meta.image_size, subject.meta.image_size))
     path = folder / f"{name}.onnx"
     write_onnx(trace(subject, static=False), subject, ExportConfig(model=name, output="net.onnx").opset, path)
     session = onnx_runner(path, subject.outputs)
@@ -48,7 +65,7 @@ def runs(name: str, folder: Path) -> dict[str, Run]:
 
 def _compiled(subject: Subject) -> Run:
     # A fresh compilation for every size: what is timed is a program of one size, as a server of one model would have.
-    options = {"freezing": True}
+    options: dict[str, Any] = {"freezing": True}
     return _without_gradient(cast(nn.Module, torch.compile(fold_norm(subject.model), options=options, dynamic=False)))
 
 
@@ -104,13 +121,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """See the module's docstring."""
     command_line = parser("What inference with AN costs beside BN.", "inference_cost")
     command_line.add_argument("--time-limit-s", type=float, default=30, help="for each row")
+    command_line.add_argument("--networks", default=",".join(SIDES), help="which, without AN")
     options = command_line.parse_args(arguments)
-    record = Record(options.json, "inference-cost", "cpu", options_of(options))
+    record = Record(options.json, "inference-cost", "cpu", options_of(options), ("onnx", "onnxruntime"))
     with tempfile.TemporaryDirectory() as folder:
-        for name, side in ROWS:
+        for name in options.networks.split(","):
             networks = {network: runs(network, Path(folder)) for network in (name, f"{name}_an")}
             for batch in BATCHES:
-                row = measure(name, side, batch, networks, options.time_limit_s)
+                row = measure(name, SIDES[name], batch, networks, options.time_limit_s)
                 shown = "  ".join(f"{way} {value['median']:.2f}" for way, value in row["ratios"].items())
                 print(f"{name} x{batch}: AN / BN {shown}", flush=True)
                 record.add(row)

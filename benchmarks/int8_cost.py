@@ -50,7 +50,7 @@ def measure(checkpoint: str, data_dir: str, images: Tensor, labels: Tensor, fold
     found = {name: answers(path, subject, images) for name, path in files.items()}
     rows: dict[str, Any] = {}
     for name, path in files.items():
-        top1 = 100 * float((found[name] == labels).double().mean())
+        top1 = round(100 * float((found[name] == labels).double().mean()), 4)
         low, high = wilson_interval(top1, len(labels))
         rows[name] = {
             "top1": top1,
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     assert data.val is not None
     images, labels = data.val.__getitems__(range(len(data.val)))
     settings = {**options_of(options), "data_dir": "DIR"}
-    record = Record(options.json, "int8-cost", "cpu", settings)
+    record = Record(options.json, "int8-cost", "cpu", settings, ("onnx", "onnxruntime"))
     for checkpoint in CHECKPOINTS:
         with tempfile.TemporaryDirectory() as folder:
             row = measure(checkpoint, options.data_dir, images, labels, Path(folder))

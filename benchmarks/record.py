@@ -1,7 +1,9 @@
 """The JSON file of a benchmark: what was measured, with what, on what; complete after every part."""
 
 import argparse
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +24,17 @@ class Record:
         kind: "layer-cost", "step-cost", "network-cost" or "gpu-cost"; the file's format is "attnorm-" and this.
         device: Where it is measured.
         options: The script's settings, for the reader of the file.
+        packages: What else it depends on, whose versions are to be known.
     """
 
-    def __init__(self, path: str | Path, kind: str, device: torch.device | str, options: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        kind: str,
+        device: torch.device | str,
+        options: dict[str, Any],
+        packages: Sequence[str] = (),
+    ) -> None:
         self.path = Path(path)
         self.content: dict[str, Any] = {
             "format": f"attnorm-{kind}",
@@ -33,7 +43,7 @@ class Record:
             "finished": None,
             "command": _command(kind, options),
             "git": git_state(),
-            "versions": versions(),
+            "versions": versions() | {name: version(name) for name in packages},
             "machine": environment(torch.device(device)),
             "rows": [],
         }

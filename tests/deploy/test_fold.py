@@ -11,9 +11,11 @@ from attnorm.deploy.fold import FoldedNorm, fold_norm
 from attnorm.layers.attention import GATES
 from attnorm.layers.norm import AttentiveBatchNorm1d, AttentiveBatchNorm2d, AttentiveBatchNorm3d, AttentiveGroupNorm
 from attnorm.layers.norm_act import AttentiveBatchNormAct2d, AttentiveGroupNormAct
+from attnorm.models import create_model
+from benchmarks.inference_cost import enliven
 
 NODES = 17  # of an AN layer
-SIZES = 8  # further ones for every size of a map: the number of its pixels, from the size of the images
+SIZES = 12  # further ones for every size of a map: the number of its pixels, from the size of the images
 
 
 def trained(layer):
@@ -55,6 +57,16 @@ def test_equals_layers_of_other_ranks_and_with_activations():
     for layer, x in cases:
         trained(layer)
         torch.testing.assert_close(fold_norm(layer)(x), layer(x), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["resnet20_cifar_an", "mobilenetv2_100_an", "aognet_1m_cifar_an"])
+def test_equals_the_network(name):
+    """In float64, where what a random network makes of rounding is far below any mistake in the algebra."""
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    model = enliven(create_model(name), torch.randn(4, 3, 32, 32, generator=generator)).double()
+    x = torch.randn(2, 3, 40, 33, dtype=torch.float64, generator=generator)
+    torch.testing.assert_close(fold_norm(model)(x), model(x), rtol=1e-9, atol=1e-9)
 
 
 def test_a_network_is_copied_and_shared_layers_stay_shared():

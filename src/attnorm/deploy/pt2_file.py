@@ -15,6 +15,7 @@ CARD = "attnorm.json"  # the extra file with what the network's user has to know
 
 def write_pt2(program: ExportedProgram, subject: Subject, path: Path) -> None:
     """Writes a program with the subject's card as an extra file."""
+    program.example_inputs = None  # zeros, which would be most of a small file
     with path.open("wb") as file:  # by name torch.export.save asks for an ending
         torch.export.save(program, file, extra_files={CARD: subject.card()})
 

@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,13 +44,16 @@ def trace(subject: Subject, *, static: bool) -> ExportedProgram:
     network = _Traced(fold_norm(subject.model)).eval()
     try:
         with quiet():
-            return torch.export.export(network, (images,), dynamic_shapes=sizes)
+            program = torch.export.export(network, (images,), dynamic_shapes=sizes)
     except Exception as error:  # which one, depends on what torch.export meets
         cause = shown(" ".join(str(error).split()), 300)
         way_out = "; --static exports it for one size" if not static else ""
         raise JobError(
             f"{subject.meta.model} must be traceable by torch.export, and is not ({cause}){way_out}"
         ) from error
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # lines of files on this machine
+    return program
 
 
 @contextmanager
@@ -60,9 +62,3 @@ def quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-def example_of(program: ExportedProgram) -> Any:
-    """The images that the program was traced with."""
-    assert program.example_inputs is not None
-    return program.example_inputs[0][0]
