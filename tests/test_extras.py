@@ -26,7 +26,7 @@ SRC = ROOT / "src"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 # Of no extra: torch and triton are there always; `datasets` is large and for one kind of data set alone, which says so.
 OTHERS = {"torch", "triton", "datasets"}
-BY_NAME = {"tensorboard", "wandb"}  # used through Lightning's loggers, never imported
+BY_NAME = {"tensorboard", "wandb", "onnxscript"}  # imported by Lightning's loggers and by torch.onnx
 HIDE = """
 import os, sys
 from importlib.machinery import PathFinder

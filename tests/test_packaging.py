@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import attnorm
+import attnorm.layers
 
 ROOT = Path(__file__).parents[1]
 SRC = ROOT / "src"
@@ -40,8 +41,9 @@ def run_python(code: str) -> str:
 
 
 def test_the_layers_load_torch_and_nothing_heavy():
-    """Every public name is touched, as names are loaded when they are used."""
-    touch = "import attnorm, sys; [getattr(attnorm, name) for name in attnorm.__all__]\n"
+    """Each public name of theirs is touched, as names are loaded when they are used."""
+    names = sorted(set(attnorm.__all__) & set(attnorm.layers.__all__))
+    touch = f"import attnorm, sys; [getattr(attnorm, name) for name in {names}]\n"
     out = run_python(touch + "print(sorted({name.partition('.')[0] for name in sys.modules}))")
     loaded = set(re.findall(r"'([^']+)'", out))
     assert "torch" in loaded
@@ -69,13 +71,18 @@ print(tuple(y.shape), layer.weight.grad is not None, type(net[1]).__name__)
 
 
 def test_version_has_one_source():
-    """The version stands in attnorm/__init__.py; pyproject reads it there, and CITATION.cff agrees."""
+    """The version stands in attnorm/__init__.py; pyproject reads it there, CITATION.cff and CHANGELOG.md agree."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     assert "version" in project["project"]["dynamic"]
     assert project["tool"]["hatch"]["version"]["path"] == "src/attnorm/__init__.py"
-    cited = re.search(r"^version: (\S+)$", (ROOT / "CITATION.cff").read_text("utf-8"), re.MULTILINE)
+    cited = re.search(
+        r"^version: (\S+)\ndate-released: (\S+)$", (ROOT / "CITATION.cff").read_text("utf-8"), re.MULTILINE
+    )
+    changed = re.search(r"^## \[(\d\S+)\] - (\S+)$", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
     assert cited is not None
+    assert changed is not None
     assert cited[1] == attnorm.__version__
+    assert changed.groups() == cited.groups()
 
 
 def test_console_script_leads_to_the_command_line():

@@ -28,6 +28,7 @@ EXTRAS = {
     "gradio": "demo",
     "uvicorn": "demo",
     "onnx": "export",
+    "onnx_ir": "export",
     "onnxruntime": "export",
     "onnxscript": "export",
     "wandb": "wandb",
