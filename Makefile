@@ -84,7 +84,7 @@ bench-gpu: $(STAMP) ## check and measure the CUDA kernels, layers and networks o
 	@$(BIN)/python -m benchmarks.gpu $(BENCH_ARGS)
 
 docs: $(STAMP)-docs ## build the documentation site, build/site/index.html; warnings, lost links among them, are errors
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build # with --quiet, warnings would not be counted, and be no errors
 	@echo "the site: build/site/index.html"
 
 docs-links: $(STAMP)-docs ## ask for every address that the pages link to outside the site (needs a network; never in CI)
