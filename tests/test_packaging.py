@@ -91,6 +91,15 @@ def test_console_script_leads_to_the_command_line():
     assert run_python(f"import {module} as m; print(callable(m.{function}))").strip() == "True"
 
 
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "SECURITY.md"])
+def test_files_that_are_named_exist(page: str):
+    """From the root or, of documentation, as a link; `make` targets are looked for by tests/docs/test_readme.py."""
+    text = (ROOT / page).read_text("utf-8")
+    named = re.findall(r"(?<![\w./])((?:src|tests|docs|configs)/[\w./]*\w)", text)
+    assert named
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
 def tracked_files() -> list[Path]:
     """The text files that git would publish."""
     if shutil.which("git") is None or not (ROOT / ".git").exists():

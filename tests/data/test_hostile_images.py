@@ -1,8 +1,10 @@
 """Damaged, odd and malicious image files: each is read rightly or refused in one line, in bounded memory and time."""
 
+import io
 import json
 import os
 import re
+import tokenize
 from pathlib import Path
 
 import numpy as np
@@ -162,7 +164,13 @@ def test_there_is_one_door():
     """No other module opens images by itself, so that what holds here holds everywhere."""
     sources = Path(image_files.__file__).parents[1].rglob("*.py")
     opening = re.compile(r"Image\.open|ImageFile\.Parser|decode_(image|jpeg|png|gif|webp|avif)|imread")
-    assert [source.name for source in sources if opening.search(source.read_text())] == ["image_files.py"]
+    assert [source.name for source in sources if opening.search(without_strings(source))] == ["image_files.py"]
+
+
+def without_strings(source: Path) -> str:
+    """The code of a module: what its strings say, such as the examples of a model card, it does not do."""
+    tokens = tokenize.generate_tokens(io.StringIO(source.read_text("utf-8")).readline)
+    return "".join(token.string for token in tokens if token.type != tokenize.STRING)
 
 
 @pytest.mark.parametrize("mode", ["I", "F"])
