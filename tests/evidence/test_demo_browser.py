@@ -102,8 +102,8 @@ def test_pictures_that_are_classified(browser: webdriver.Chrome, tmp_path: Path)
         said = visitor.wait_for_text("ms per image", "mine.png, as the network sees it")
         assert said.count("Trouser\n100%") == 2
         assert said.count("ms per image") == 2
-        assert "272,186 parameters, no AN layer" in said
-        assert "287,594 parameters, 9 AN layers, K = 10 to 20" in said
+        assert "272,186 parameters\nno AN layer" in said
+        assert "287,594 parameters\n9 AN layers, K = 10 to 20" in said
         (picture,) = browser.find_elements(By.CSS_SELECTOR, ".mixture svg")
         assert str(picture.get_attribute("aria-label")).startswith("Mixture weights λ of resnet20_cifar_an")
         assert [size for size in (PHONE, DESKTOP) if visitor.is_wider_than(size)] == []

@@ -77,12 +77,12 @@ class DemoNetwork:
         return self._detector is not None
 
     def facts(self) -> str:
-        """What it is, in a line."""
+        """What it is, in two lines of Markdown."""
         count = sum(parameter.numel() for parameter in self.model.parameters())
         sizes = sorted({layer.weight.shape[0] for layer in self.layers})
         components = f"K = {sizes[0]}" if len(sizes) == 1 else f"K = {sizes[0]} to {sizes[-1]}" if sizes else ""
         layers = f"{len(self.layers)} AN layers, {components}" if sizes else "no AN layer"
-        return f"{count:,} parameters, {layers}"
+        return f"{count:,} parameters\\\n{layers}"
 
     @torch.no_grad()
     def answer(self, image: Image.Image) -> Answer:
