@@ -52,6 +52,7 @@ class Session:
 PYTHON_ONLY = Session()
 SESSIONS = {
     "docs/export.md": Session({"export": ""}),
+    "docs/hub.md": Session({"hub": "", "predict": ""}),
     "docs/index.md": Session({"train": SHORT, "eval": "", "inspect": ""}, long={"compare": f"{SHORT} {COMPARED}"}),
     "docs/inspect.md": Session({"train": SHORT, "inspect": ""}),
     "docs/watching.md": Session({"train": ""}),

@@ -15,7 +15,6 @@ import attnorm
 from attnorm.cli import main
 from attnorm.errors import CheckpointError, ConfigError
 from attnorm.models import create_model
-from attnorm.models.shipped import cards
 from attnorm.recipes import read_recipe
 from attnorm.training.checkpoint import save_checkpoint
 from attnorm.training.config import TrainConfig, recorded
@@ -168,7 +167,7 @@ def python_of(card):
     return re.search(r"```python\n(.*?)```", card.text, re.DOTALL)[1]
 
 
-@pytest.mark.parametrize("kind", ["classification", "options", "backbone", "torchvision", "detector", "shipped"])
+@pytest.mark.parametrize("kind", ["classification", "options", "backbone", "torchvision", "detector"])
 def test_its_code_runs(kind, tmp_path, monkeypatch, capsys, hub):
     """As it stands, in the folder; and from the hub, once it is there."""
     meta, model = replace(META, image_size=32, metrics=None), None
@@ -182,7 +181,6 @@ def test_its_code_runs(kind, tmp_path, monkeypatch, capsys, hub):
         )
     source = {
         "detector": lambda: save_tiny_detector(tmp_path / "d.safetensors", fpn_channels=16, box_hidden=32),
-        "shipped": lambda: next(name for name, card in cards().items() if card["task"] == "classification"),
     }.get(kind)
     if source is None:
         options = {} if kind == "torchvision" else {"in_chans": 1}
@@ -196,7 +194,7 @@ def test_its_code_runs(kind, tmp_path, monkeypatch, capsys, hub):
     if kind == "detector":
         assert len(said.splitlines()) == 5
         assert said.startswith(("dog", "cat"))
-    elif kind not in ("backbone", "shipped"):
+    elif kind != "backbone":
         assert said.startswith(("cat", "dog", "été"))
     named = attnorm.save_pretrained(folder=tmp_path / "named", licence="mit", name="me/net", **given)
     hub.put("me/net", named)

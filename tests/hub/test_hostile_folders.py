@@ -22,7 +22,8 @@ def folder(tmp_path):
     """As timm writes it, without a header of ours."""
     torch.manual_seed(0)
     model = timm.create_model("resnet8_cifar_an", num_classes=3, in_chans=1)
-    timm.models.save_for_hf(model, tmp_path / "net", safe_serialization=True)
+    timm.models.save_for_hf(model, tmp_path / "net", model_args={"in_chans": 1}, safe_serialization=True)
+    changed(tmp_path / "net", cfg_mean=[0.5], cfg_std=[0.25])
     return tmp_path / "net"
 
 
@@ -149,10 +150,11 @@ def test_labels_that_do_not_fit_are_not_taken(folder):
 
 def test_an_older_file_has_all_in_one(folder):
     config = json.loads((folder / "config.json").read_text())
-    flat = {**config["pretrained_cfg"], "architecture": config["architecture"]}
+    flat = {**config["pretrained_cfg"], "architecture": config["architecture"], "num_classes": 3}
+    flat["input_size"] = [1, 32, 32]
     (folder / "config.json").write_text(json.dumps(flat))
     meta = load_checkpoint(folder)[1]
-    assert (meta.num_classes, meta.in_chans, meta.mean) == (3, 1, tuple(flat["mean"]))
+    assert (meta.num_classes, meta.in_chans, meta.mean) == (3, 1, (0.5,))
 
 
 @pytest.mark.parametrize(

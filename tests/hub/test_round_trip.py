@@ -2,12 +2,14 @@
 
 import json
 import os
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import timm
 import torch
+from packaging.version import Version
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -20,6 +22,8 @@ from attnorm.models import create_model, shipped
 from attnorm.models.hub import fetch
 from attnorm.models.transfer import take_weights
 from attnorm.training.checkpoint import CheckpointMeta, load_checkpoint, save_checkpoint
+from attnorm.training.config import TrainConfig
+from attnorm.training.loop import fit
 from tests.training.saved_detector import save_tiny_detector
 from tests.training.test_checkpoint import META
 
@@ -85,8 +89,10 @@ def test_what_timm_saves_again_is_read(saved, tmp_path):
     """What `save_for_hf` writes has no header of ours: config.json alone says what it is, options included."""
     model, meta, folder = saved
     built = timm.create_model(f"local-dir:{folder}", pretrained=True)
-    names = {"label_names": list(meta.classes)}
-    timm.models.save_for_hf(built, tmp_path / "again", model_config=names, safe_serialization=True)
+    told = {"model_config": {"label_names": list(meta.classes)}}
+    if Version(timm.__version__) < Version("1.0.30"):  # which leaves it to who saves to say what it was built with
+        told["model_args"] = {"in_chans": 1, **({"spec": meta.model} if ":" in meta.model else {})}
+    timm.models.save_for_hf(built, tmp_path / "again", safe_serialization=True, **told)
     loaded, again = load_checkpoint(tmp_path / "again")
     assert_same(model, loaded, meta)
     unknown = {"dataset": "folder", "epoch": 0, "metrics": None, "attnorm_version": "unknown"}
@@ -105,6 +111,19 @@ def test_attnorm_loads_it_by_any_name(saved, monkeypatch):
     assert not own.training
     assert own.pretrained_cfg["label_names"] == meta.classes
     assert json.loads((folder / "config.json").read_text())["attnorm"]["model"] == meta.model
+
+
+def test_a_run_that_starts_from_it_records_its_name(tmp_path):
+    """By which the checkpoint is built later, without the folder; options included."""
+    spec = "resnet8_cifar:norm=an:num_components=3"
+    source = attnorm.save_pretrained(create_model(spec), tmp_path / "net", licence="mit", model_name=spec)
+    config = TrainConfig(
+        model=f"local-dir:{source}", dataset="digits", epochs=1, batch_size=500, output=str(tmp_path / "run"),
+        device="cpu",
+    )  # fmt: skip
+    fit(config, quiet=True)
+    shutil.rmtree(source)
+    assert load_checkpoint(tmp_path / "run" / "last.safetensors")[1].model == spec
 
 
 def test_from_the_hub(saved, hub):

@@ -16,7 +16,7 @@ from attnorm.hub.card import Card
 from attnorm.hub.config import check_licence
 from attnorm.hub.results import results
 from attnorm.hub.training_facts import find_facts
-from attnorm.models.described_network import NETWORK
+from attnorm.models.described_network import known_name
 from attnorm.models.hub import CONFIG, WEIGHTS, check_name
 from attnorm.training.checkpoint import load_checkpoint, save_checkpoint
 from attnorm.training.header import CheckpointMeta
@@ -118,12 +118,9 @@ def save_pretrained(
 
 def _described(model: nn.Module, model_name: str | None) -> CheckpointMeta:
     """What timm's `pretrained_cfg` knows of a network."""
-    settings = getattr(model, "pretrained_cfg", {})
-    architecture = settings.get("architecture")
-    spec = getattr(model, "_model_args", {}).get("spec") if architecture == NETWORK else architecture
-    name = model_name or spec
-    if not isinstance(name, str) or not settings:
-        raise ConfigError("a network must say what it is, as timm's do; pass its model_name, or meta with all of it")
+    if not getattr(model, "pretrained_cfg", None):
+        raise ConfigError("a network must say what it is, as timm's do; pass meta with all that is to be known of it")
+    name = model_name or known_name(model)
     return replace(describe_network(name, model), model=name)
 
 

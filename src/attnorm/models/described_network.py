@@ -60,4 +60,10 @@ def _build(spec: str, pretrained_cfg: dict[str, Any] | None, **kwargs: Any) -> n
     model = apply_spec(made, parsed, pretrained=False)
     # What timm's own `save_for_hf` writes must name this door again, not the network behind it.
     cast(Any, model).pretrained_cfg["architecture"] = NETWORK
+    cast(Any, model).attnorm_spec = spec
     return model
+
+
+def known_name(model: nn.Module) -> str:
+    """The name by which `attnorm.models.create_model` builds a network of timm's, wherever this one came from."""
+    return getattr(model, "attnorm_spec", None) or cast(Any, model).pretrained_cfg["architecture"]

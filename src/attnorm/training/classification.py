@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from attnorm.data import ImageData
 from attnorm.errors import ConfigError
 from attnorm.models import create_model
+from attnorm.models.described_network import known_name
 from attnorm.models.initialise import initialise_as_released
 from attnorm.models.spec import parse_spec
 from attnorm.models.torchvision_networks import is_torchvision
@@ -80,7 +81,7 @@ class Classification:
         source = parse_spec(self.config.model).name
         if ":" not in source or is_torchvision(source):
             return self.config.model
-        return cast(Any, model).pretrained_cfg["architecture"] + self.config.model.removeprefix(source)
+        return known_name(model) + self.config.model.removeprefix(source)
 
     def losses(self, model: nn.Module, batch: tuple[Tensor, Tensor], place: Place) -> dict[str, Tensor]:
         """The cross entropy, with what the recipe has of mixup, CutMix and label smoothing."""

@@ -29,7 +29,8 @@ class Recipe(DataConfig):
         init: initial weights: timm's (for AOGNet, its own), or drawn as the authors' trainers drew them.
         pretrained: start from timm's pretrained weights of the network, or of a detector's backbone.
         initial_checkpoint: start from the weights of this file as far as they fit: a checkpoint of this package or of
-            the authors, or a plain state dict. What was taken is printed and stands in the record.
+            the authors, a plain state dict, or in timm's layout local-dir:FOLDER or hf-hub:USER/NAME. What was taken is
+            printed and stands in the record.
         drop: dropout rate before the classifier.
         drop_path: stochastic depth rate, for networks that have it.
         batch_size: images per process and step; when not given 128, or 2 for a detector.

@@ -17,8 +17,9 @@ class SwapConfig:
     Args:
         model: network of timm, by name or name and tag (resnet50.a1_in1k), or of torchvision (torchvision:resnet50),
             whose published weights are taken unless weights names others. Not needed for a checkpoint of this package.
-        weights: checkpoint of `attnorm train`, or the name of a trained network that `attnorm models` lists; or, with
-            model, any file of weights of that network (.pth, .pt, .safetensors; a pickle is read as data).
+        weights: checkpoint of `attnorm train`, the name of a trained network that `attnorm models` lists, or in timm's
+            layout local-dir:FOLDER or hf-hub:USER/NAME; or, with model, any file of weights of that network (.pth, .pt,
+            .safetensors; a pickle is read as data).
         output: .safetensors file to write, a checkpoint for `attnorm eval`, `predict` and `train --initial-checkpoint`.
         placement: which norms become AN: auto or a name of attnorm.layers.placement.PLACEMENTS.
         num_components: K, one number, or one for each stage of the placement such as 10-10-20-20; the placement's own

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from attnorm.data.config import INTERPOLATION
 from attnorm.errors import ConfigError
 from attnorm.models import create_model, hub, shipped
+from attnorm.models.described_network import known_name
 from attnorm.models.released.archives import open_archive
 from attnorm.models.released.structure import find_weights
 from attnorm.models.spec import parse_spec
@@ -144,7 +145,7 @@ def describe_network(name: str, model: nn.Module, num_classes: int | None = None
         prepared["interpolation"] = interpolation if interpolation in INTERPOLATION else "bicubic"
         labels = settings.get("label_names")
         # Without a tag, and of a network on the hub the name that timm knows without it.
-        name = settings["architecture"] + name.removeprefix(registered)
+        name = known_name(model) + name.removeprefix(registered)
     dataset = "imagenet" if shape["num_classes"] == 1000 else "folder"
     if labels is None or len(labels) != shape["num_classes"]:
         labels = class_names(shape["num_classes"], dataset)

@@ -63,8 +63,9 @@ class EvalConfig:
     Or detections in a results file, measured against the ground truth: annotations and predictions, no checkpoint.
 
     Args:
-        checkpoint: .safetensors file that `attnorm train`, `convert` or `swap` wrote, or the name of a trained network
-            that comes with the package, see `attnorm models`.
+        checkpoint: .safetensors file that `attnorm train`, `convert` or `swap` wrote, the name of a trained network
+            that comes with the package (see `attnorm models`), or in timm's layout local-dir:FOLDER or
+            hf-hub:USER/NAME.
         dataset: data set, named as for `attnorm train`, or several separated by commas; the one it was trained on when
             not given. Besides: imagenet_real, imagenet_v2_matched_frequency, imagenet_v2_threshold0.7,
             imagenet_v2_topimages, imagenet_sketch, imagenet_a, imagenet_r and imagenet_o (outliers told from
@@ -173,8 +174,9 @@ class PredictConfig:
     """The most likely classes of images, or the objects in them if the checkpoint is a detector's.
 
     Args:
-        checkpoint: .safetensors file that `attnorm train`, `convert` or `swap` wrote, or the name of a trained network
-            that comes with the package, see `attnorm models`.
+        checkpoint: .safetensors file that `attnorm train`, `convert` or `swap` wrote, the name of a trained network
+            that comes with the package (see `attnorm models`), or in timm's layout local-dir:FOLDER or
+            hf-hub:USER/NAME.
         input: an image, or a folder whose images are taken, with those of its subfolders.
         output: folder for predictions.json, one picture per image and, of a detector, results.json for COCO's tools.
         score_threshold: of a detector, objects of at most this score are left out; 0.5 when not given.
