@@ -4,11 +4,13 @@
 
 Three ways to run each network: eager as it is; `torch.compile` with frozen weights, where Inductor folds BN into the
 convolutions, of the network whose AN is folded (`attnorm.deploy.fold`); the file of `attnorm export` in onnxruntime,
-with BN in the convolutions as well. All take turns. Writes benchmarks/results/inference_cost.json.
+with BN in the convolutions as well. All take turns, on one thread, and the processor's time counts, so that other
+programs may run beside. Writes benchmarks/results/inference_cost.json.
 """
 
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -96,7 +98,7 @@ def measure(
                     f"{network} {way} must compute what eager does, and differs by {error:.1e}; not timed"
                 )
             steps[f"{network} {way}"] = _step(run, images)
-    timed = Interleaved(steps)
+    timed = Interleaved(steps, clock=time.process_time)
     pairs = {way: (f"{name}_an {way}", f"{name} {way}") for way in WAYS}
     narrow = timed.run_until(tuple(pairs.values()), HALF_WIDTH, time_limit_s)
     return {
@@ -123,6 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command_line.add_argument("--time-limit-s", type=float, default=30, help="for each row")
     command_line.add_argument("--networks", default=",".join(SIDES), help="which, without AN")
     options = command_line.parse_args(arguments)
+    torch.set_num_threads(1)
     record = Record(options.json, "inference-cost", "cpu", options_of(options), ("onnx", "onnxruntime"))
     with tempfile.TemporaryDirectory() as folder:
         for name in options.networks.split(","):

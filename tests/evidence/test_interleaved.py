@@ -124,3 +124,11 @@ def test_every_single_call_is_kept_for_percentiles(clock: Clock):
     timed.run(2)
     assert timed.calls["a"] == pytest.approx([0.003, 0.004, 0.005, 0.006, 0.007, 0.008])
     assert timed.seconds("a") == pytest.approx([0.004, 0.007])
+
+
+def test_another_clock_may_tell_the_time():
+    """Such as the processor's; the real one, by which these steps take no time at all, is then not asked."""
+    ours = Clock()
+    timed = Interleaved({"a": ours.step(2.0, [], "a")}, sample_s=0, clock=ours.perf_counter)
+    timed.run(1)
+    assert timed.samples["a"] == {"first": [2.0], "second": [1.0]}

@@ -54,13 +54,13 @@ def _name_nodes(model: Any) -> None:
     """Calls nodes by the module that they come from, those of AN with AN in between: "layer1.0.bn1/an/Gemm_17"."""
     folded = {f"{kind.__module__}.{kind.__name__}" for kind in (FoldedNorm, FoldedGroupNorm)}
     for index, node in enumerate(model.graph):
-        kinds = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.class_hierarchy", "[]"))
-        scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))
-        depth = next((depth for depth, kind in enumerate(kinds) if kind in folded), None)
-        # The last scope is the node's own; the first two are the wrapper that was traced and the network.
-        module = (
-            ".".join((scopes[len(scopes) - 2] if depth is None else scopes[depth]).split(".")[1:]) if scopes else ""
+        kinds, scopes = (
+            ast.literal_eval(node.metadata_props.get(f"pkg.torch.onnx.{key}", "[]"))
+            for key in ("class_hierarchy", "name_scopes")
         )
+        depth = next((depth for depth, kind in enumerate(kinds) if kind in folded), None)
+        within = scopes[-2:-1] if depth is None else [scopes[depth]]  # the last scope is the node's own
+        module = "".join(within).removeprefix("network").removeprefix(".")  # as the wrapper that is traced calls it
         node.name = f"{module}{'/' if depth is None else AN}{node.op_type}_{index}"
 
 
@@ -75,10 +75,12 @@ def _name_axes(model: Any) -> None:
 
 
 def onnx_runner(path: Path, outputs: tuple[str, ...]) -> Callable[[Tensor], tuple[Tensor, ...]]:
-    """What runs an ONNX file on the CPU through onnxruntime: images in, outputs out."""
+    """What runs an ONNX file on the CPU through onnxruntime, in as many threads as torch: images in, outputs out."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     def run(images: Tensor) -> tuple[Tensor, ...]:
         found = session.run(list(outputs), {INPUT: images.numpy()})
