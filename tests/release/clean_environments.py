@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from tests.docs.blocks import blocks
 from tests.release.environments import ROOT, SDIST, WHEEL, Environment, install, make_environment, wheel
 
 CARDS = shipped.cards()
+CLASSIFIER = "resnet20_cifar_an.fashion_mnist"
 BEYOND_TORCH = ("timm", "torchvision", "numpy", "lightning", "jsonargparse", "safetensors")
 LAYERS = """
 import torch, attnorm
@@ -148,6 +150,32 @@ def test_train_shipped_networks_predict(with_train: Environment, name: str):
     with_train.output("attnorm", "predict", "--checkpoint", name, "--input", image, "--output", name)
     result = json.loads((with_train.work / name / "predictions.json").read_text("utf-8"))
     assert len(result["predictions"]) == 1
+
+
+def test_train_commands_of_other_extras_name_them(with_train: Environment):
+    assert missing(with_train, "attnorm", "export", "--checkpoint", CLASSIFIER, "--output", "net.onnx") == "export"
+    assert missing(with_train, "attnorm", "demo", "--checkpoint", CLASSIFIER) == "demo"
+
+
+def test_export_a_network_becomes_a_file_for_others(tmp_path: Path):
+    environment = make_environment(tmp_path, wheel("export"))
+    environment.output("attnorm", "export", "--checkpoint", CLASSIFIER, "--output", "net.onnx")
+    run = "import onnxruntime as ort; print([i.name for i in ort.InferenceSession('net.onnx').get_inputs()])"
+    assert len(json.loads(environment.output("python", "-c", run).replace("'", '"'))) == 1
+
+
+def test_demo_the_page_is_served(tmp_path: Path):
+    environment = make_environment(tmp_path, wheel("demo"))
+    command = [environment.folder / "bin" / "attnorm", "demo", "--checkpoint", CLASSIFIER, "--port", "0"]
+    with subprocess.Popen(command, cwd=environment.work, stdout=subprocess.PIPE, text=True) as page:
+        try:
+            assert page.stdout is not None
+            address = re.search(r"http://127\.0\.0\.1:\d+", page.stdout.readline())
+            assert address
+            with urlopen(address[0], timeout=60) as answer:
+                assert answer.status == 200
+        finally:
+            page.terminate()
 
 
 def test_the_source_distribution_installs_with_pip_and_leaves_nothing_behind(tmp_path: Path):
