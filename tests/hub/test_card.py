@@ -23,7 +23,7 @@ from tests.training.saved_detector import save_tiny_detector
 from tests.training.test_checkpoint import META
 
 CONFIG = TrainConfig(
-    model="resnet8_cifar_an", dataset="folder", data_dir="/home/me/secret", output="/home/me/out", lr=0.03125
+    model="resnet8_cifar_an", dataset="folder", data_dir="/srv/me/secret", output="/srv/me/out", lr=0.03125
 )
 RECORD = RunRecord(
     model="resnet8_cifar_an",
@@ -74,7 +74,7 @@ def test_every_number_is_the_records(run, tmp_path):
     parameters = sum(p.numel() for p in create_model(META.model, num_classes=3, in_chans=1).parameters())
     assert f"| parameters | {parameters:,} |" in text
     assert "secret" not in text
-    assert "/home" not in text
+    assert "/srv" not in text
 
 
 def test_operations_are_counted_by_hand(tmp_path):

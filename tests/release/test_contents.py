@@ -35,7 +35,7 @@ SOURCES = {  # what stands at the root of the source distribution
     *("pyproject.toml", "mkdocs.yml", "Makefile", "constraints.txt"),
     *("PKG-INFO", ".gitignore"),  # hatchling's own: the metadata, and what not to pack where it is built again
 }
-KINDS = {".py", ".typed", ".json", ".safetensors", ".md", ".png", ".svg", ".css", ".yaml", ".sbatch"}
+KINDS = {".py", ".typed", ".ipynb", ".json", ".safetensors", ".md", ".png", ".svg", ".css", ".yaml", ".sbatch"}
 WHEEL_LIMIT, SDIST_LIMIT = 16_000_000, 20_000_000  # bytes; 13.7 and 16.6 million in 0.2.0, most of it weights
 
 
