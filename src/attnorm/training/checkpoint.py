@@ -123,7 +123,7 @@ def _build(meta: CheckpointMeta) -> nn.Module:
 
 def has_header(path: str | Path) -> bool:
     """Whether a file is a safetensors file with this package's header; False for everything else, missing ones too."""
-    return KEY in _header(hub.resolve(path))
+    return not _is_other_folder(path) and KEY in _header(hub.resolve(path))
 
 
 def read_meta(path: str | Path) -> CheckpointMeta | None:
@@ -132,9 +132,15 @@ def read_meta(path: str | Path) -> CheckpointMeta | None:
     Raises:
         CheckpointError: it is damaged.
     """
+    if _is_other_folder(path):
+        return None
     file_path = hub.resolve(path)
     header = _header(file_path)
     return _meta(path, file_path, header) if KEY in header or hub.config_beside(file_path) else None
+
+
+def _is_other_folder(path: str | Path) -> bool:
+    return Path(path).is_dir() and not hub.is_place(path)
 
 
 def _meta(path: str | Path, file_path: Path, header: Mapping[str, str]) -> CheckpointMeta:
