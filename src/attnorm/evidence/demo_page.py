@@ -81,7 +81,8 @@ class Page:
         )  # fmt: skip
 
     def _results(self) -> None:
-        self.message = gr.HTML("<p>Drop an image, or choose one of those that are drawn for this page.</p>")
+        choose = ", or choose one of those that are drawn for this page" if self._paths else " to see what comes out"
+        self.message = gr.HTML(f"<p>Drop an image{choose}.</p>")
         self.threshold = gr.Slider(
             LOWEST_SCORE, 0.95, SCORE, step=0.05, label="Show objects with a score above", visible=False
         )
