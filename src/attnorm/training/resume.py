@@ -104,11 +104,13 @@ def read_state(path: Path) -> ResumeState:
     try:
         with path.open("rb") as file, zipfile.ZipFile(file) as archive:
             content = _description(archive)
-        torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         state = ResumeState(path, content[BATCHES_KEY], content[CONFIG_KEY], content[PROCESSES_KEY])
         if not (type(state.batches) is type(state.processes) is int and isinstance(state.config, dict)):
             raise UnreadableError("entries of other types")
-    except (*_DAMAGED, zipfile.BadZipFile, pickle.UnpicklingError) as error:
+        torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError:  # with advice in it on how to load the file all the same
+        raise CheckpointError(f"{path} must be the resume state of a training run, and holds other objects") from None
+    except (*_DAMAGED, zipfile.BadZipFile) as error:
         reason = shown(" ".join(str(error).split()) or type(error).__name__, 200)
         raise CheckpointError(
             f"{path} must be the resume state of a training run, but it cannot be read ({reason})"
