@@ -187,7 +187,9 @@ def test_what_stops_a_run_stops_the_comparison_as_without_children(tmp_path: Pat
     folder = Path(config.run_folder(MODELS[1], 0))
     folder.mkdir(parents=True)
     (folder / "resume-00000010.ckpt").write_bytes(b"no checkpoint")
-    with pytest.raises(JobError, match=r"components=2, seed 0: .*resume-00000010\.ckpt must be the resume state.*train\.log"):
+    with pytest.raises(
+        JobError, match=r"components=2, seed 0: .*resume-00000010\.ckpt must be the resume state.*train\.log"
+    ):
         compare(config)
     assert "Traceback" in (folder / LOG).read_text()
 
