@@ -60,7 +60,7 @@ def read_subject(config: ExportConfig) -> Subject:
     if meta.detector is not None:
         from attnorm.deploy.detectors import detector_subject
 
-        _check_detector(config, meta)
+        _check_detector(config, meta, meta.detector)
         return detector_subject(model, meta, features=config.features)
     if config.features:
         return _features(model, meta)
@@ -69,7 +69,12 @@ def read_subject(config: ExportConfig) -> Subject:
     return Subject(model, meta)
 
 
-def _check_detector(config: ExportConfig, meta: CheckpointMeta) -> None:
+def _check_detector(config: ExportConfig, meta: CheckpointMeta, settings: dict[str, Any]) -> None:
+    if settings.get("conventions") == "v1" and not config.features:
+        raise ConfigError(
+            f"conventions must be modern for a whole detector, and those of {meta.model} are v1, whose arithmetic on "
+            "boxes loses their number when it is traced: --features exports its pyramid"
+        )
     if config.int8 or (config.is_pt2 and not config.features):
         what = "int8" if config.int8 else "a .pt2 file"
         raise ConfigError(
