@@ -80,13 +80,21 @@ def full_name(node, names):
     return None
 
 
+# What is found and is meant.
+MEANT = {
+    "benchmarks/tutorials.py": ["exec", "compile"],  # runs the pages of docs/tutorials
+    "src/attnorm/deploy/pt2_file.py": ["torch.export.load"]
+    * 2,  # of what was just written, to check it
+}
+
+
 def test_the_code_runs_no_file(tally):
     found = {}
     for path in SOURCES:
         if names := list(dangers(ast.parse(path.read_text()))):
             found[str(path.relative_to(ROOT))] = names
         tally["files"] += 1
-    assert found == {}
+    assert found == MEANT
     assert tally["files"] > 150
 
 

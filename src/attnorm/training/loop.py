@@ -16,6 +16,7 @@ from attnorm.training.output import RECORD
 from attnorm.training.preparation import Prepared, launched, prepare
 from attnorm.training.processes import Processes
 from attnorm.training.record import RunRecord, environment, git_state, versions
+from attnorm.training.resume import remove_old_states
 from attnorm.training.task import Row, Task
 
 
@@ -69,7 +70,9 @@ def _train(run: Prepared, *, quiet: bool, on_epoch: Callable[[Row], None] | None
         for line in start.notes if start.checkpoint is not None else [*task.notes, *initial]:
             print(line, file=sys.stderr, flush=True)
     if processes.is_first:
+        # What a run that was killed had no time for.
         remove_parts(config.output)
+        remove_old_states(Path(config.output), start.batches, keep=config.checkpoint_hist)
         write_config(config)
     progress = make_progress(config.progress if talks else "none", config.epochs, task.line, config.workers)
     told = tuple(tell for tell in (progress and progress.show, on_epoch) if tell is not None)

@@ -70,10 +70,17 @@ def save_state(trainer: "pl.Trainer", folder: Path, batches: int, *, keep: int) 
     path = folder / f"resume-{batches:08d}.ckpt"
     trainer.save_checkpoint(path)
     if trainer.is_global_zero:
-        # Not those of more batches: the run went on from before them since they are damaged, and comes to them again.
-        for old in [other for other in states(folder) if _batches(other) < batches][keep - 1 :]:
-            old.unlink(missing_ok=True)
+        remove_old_states(folder, batches, keep=keep)
     return path
+
+
+def remove_old_states(folder: Path, batches: int, *, keep: int) -> None:
+    """Removes the states before the last `keep`, of which that of so many batches is the newest.
+
+    Those of more batches stay: the run went on from before them since they are damaged, and comes to them again.
+    """
+    for old in [other for other in states(folder) if _batches(other) < batches][keep - 1 :]:
+        old.unlink(missing_ok=True)
 
 
 def newest_state(folder: Path) -> tuple[ResumeState | None, tuple[str, ...]]:
