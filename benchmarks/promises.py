@@ -75,7 +75,7 @@ RESUME = (
 PROCESSES = (
     Promise(
         "Steps of 2 and of 4 processes are those of one with the whole batch: gradients, weights and all running "
-        "statistics, those of AN's attention among them, in float64 (to 1e-10).",
+        "statistics, those of AN's attention among them, in float64.",
         "tests/training/test_processes.py::test_steps_of_several_processes_are_those_of_the_whole_batch",
     ),
     Promise(
