@@ -83,8 +83,7 @@ def full_name(node, names):
 # What is found and is meant.
 MEANT = {
     "benchmarks/tutorials.py": ["exec", "compile"],  # runs the pages of docs/tutorials
-    "src/attnorm/deploy/pt2_file.py": ["torch.export.load"]
-    * 2,  # of what was just written, to check it
+    "src/attnorm/deploy/pt2_file.py": ["torch.export.load"] * 2,  # of what was just written, to check it
 }
 
 
