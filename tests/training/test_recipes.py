@@ -237,7 +237,8 @@ def pictures(tmp_path_factory):
 def test_a_recipe_runs_from_end_to_end(name, pictures, tmp_path):
     """In miniature, on a CPU, with so small a rate that the loss is that of the initial weights.
 
-    Two classes and a classifier near 0: ln 2 for the released MobileNetV2, whose classifier has a spread of 0.01; for
+    Two classes and a classifier near 0: ln 2 for the released MobileNetV2, whose classifier has a spread of 0.01, so that
+    two logits from 1280 features of order 1 differ by some tenths (how Pillow resizes decides by how much); for
     ResNet-50, with logits of order 1 and mixed labels, something of that order.
     """
     arguments = ["--config", str(FILES[name]), "--dataset", "folder", "--data-dir", str(pictures), "--image-size", "32"]
@@ -247,4 +248,4 @@ def test_a_recipe_runs_from_end_to_end(name, pictures, tmp_path):
     assert record.history[-1]["step"] == 2
     assert record.history[-1]["val_count"] == 4
     assert record.config["init"] == ("timm" if name in MODERN else "released")
-    assert record.history[0]["train_loss"] == pytest.approx(math.log(2), abs=0.1 if name not in MODERN else 0.7)
+    assert record.history[0]["train_loss"] == pytest.approx(math.log(2), abs=0.2 if name not in MODERN else 0.7)
