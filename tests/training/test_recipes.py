@@ -237,9 +237,9 @@ def pictures(tmp_path_factory):
 def test_a_recipe_runs_from_end_to_end(name, pictures, tmp_path):
     """In miniature, on a CPU, with so small a rate that the loss is that of the initial weights.
 
-    Two classes and a classifier near 0: ln 2 for the released MobileNetV2, whose classifier has a spread of 0.01, so that
-    two logits from 1280 features of order 1 differ by some tenths (how Pillow resizes decides by how much); for
-    ResNet-50, with logits of order 1 and mixed labels, something of that order.
+    Two classes and a classifier near 0: ln 2 for the released MobileNetV2, whose classifier has a spread of 0.01, so
+    that two logits of 1280 features differ by some tenths (how Pillow resizes decides by how much); for ResNet-50, with
+    logits of order 1 and mixed labels, something of that order.
     """
     arguments = ["--config", str(FILES[name]), "--dataset", "folder", "--data-dir", str(pictures), "--image-size", "32"]
     arguments += ["--epochs", "1", "--warmup-epochs", "0", "--batch-size", "6", "--lr-base", "1e-6", "--no-amp"]
