@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from attnorm.errors import ConfigError, DataError, JobError
-from attnorm.evidence import compare_runs
+from attnorm.evidence import compare_cost, compare_runs
 from attnorm.evidence.compare import compare
 from attnorm.evidence.config import CompareConfig
 from attnorm.evidence.console import ComparisonProgress
@@ -82,6 +82,14 @@ def in_the_middle(output: Path) -> list[Path]:
 
 def losses(folder: Path) -> list[float]:
     return [epoch["train_loss"] for epoch in json.loads((folder / "record.json").read_text())["history"]]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_timing() -> Iterator[None]:
+    """The times of the networks are not in question here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compare_cost, "LIMIT_S", 1.0)
+        yield
 
 
 @pytest.fixture(scope="module")
