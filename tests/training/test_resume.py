@@ -153,6 +153,17 @@ def test_where_all_are_damaged_nothing_is_trained_anew_by_itself(whole, tmp_path
     assert "\n" not in str(error.value)
 
 
+def test_weights_without_a_state_are_not_trained_over(whole, tmp_path):
+    """As in a folder of version 0.1, or one whose states were removed to save room."""
+    config = replace(whole[0], output=str(tmp_path / "run"), resume="auto")
+    Path(config.output).mkdir()
+    weights_file = Path(config.output) / "last.safetensors"
+    weights_file.write_bytes(b"somebody's")
+    with pytest.raises(CheckpointError, match=r"weights without one; name another output, and give --initial-check"):
+        fit(config, quiet=True)
+    assert weights_file.read_bytes() == b"somebody's"
+
+
 def equal(a, b):
     """Whether two states are the same, tensors bit for bit."""
     if isinstance(a, dict):

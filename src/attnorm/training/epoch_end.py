@@ -19,6 +19,7 @@ from attnorm.training.config import TrainConfig, recorded
 from attnorm.training.fetching import EpochTimes, FetchClock
 from attnorm.training.metric import best_row
 from attnorm.training.module import TrainModule
+from attnorm.training.output import WEIGHTS
 from attnorm.training.resume import BATCHES_KEY, CONFIG_KEY, PROCESSES_KEY, save_state
 from attnorm.training.stopping import StopRequested, StopSignals
 from attnorm.training.task import Row, Task
@@ -184,7 +185,7 @@ class EpochEnd(Checkpoint):
     def _save_weights(self, model: nn.Module, row: Row, *, is_best: bool) -> None:
         metrics = {name: row[name] for name in self.task.metrics if row[name] is not None}
         meta = replace(self.task.header(model), epoch=row["epoch"], metrics=metrics)
-        save_checkpoint(self.output / "last.safetensors", model, meta)
+        save_checkpoint(self.output / WEIGHTS, model, meta)
         if is_best:
             save_checkpoint(self.output / "best.safetensors", model, meta)
 

@@ -11,6 +11,7 @@ from attnorm.training.record import RunRecord
 from attnorm.training.resume import ResumeState, newest_state, read_state
 
 RECORD = "record.json"
+WEIGHTS = "last.safetensors"
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,12 @@ def find_start(config: TrainConfig, processes: int = 1) -> Start:
         return _go_on(state, config, processes)
     state, damaged = newest_state(output)
     if state is None:
+        # A state is written before the weights: here it was taken away, or is of a version before 0.2.
+        if (output / WEIGHTS).exists():
+            raise CheckpointError(
+                f"{output} must hold the resume state of its run, and holds weights without one; name another output, "
+                f"and give --initial-checkpoint {output / WEIGHTS} to begin with them"
+            )
         return Start()
     return _go_on(state, config, processes, tuple(f"{one}; going on from {state.path.name}" for one in damaged))
 
