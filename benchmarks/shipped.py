@@ -26,6 +26,7 @@ from typing import Any
 from attnorm.data.idx import read_idx
 from attnorm.evidence.statistics import wilson_interval
 from attnorm.files import replacing, write_json_atomic, write_text_atomic
+from attnorm.hub.training_facts import PLACES
 from attnorm.models.shipped import FOLDER, LIMIT
 from attnorm.training.checkpoint import read_meta
 from benchmarks.record import ROOT
@@ -56,8 +57,6 @@ USE = (
     "To try commands, tests and fine-tuning without a download, and to compare AN with its BN twin. Not the best that "
     "such a network can reach."
 )
-# Settings of a run that say where it was done and not what.
-PLACES = ("data_dir", "output", "resume", "progress", "workers", "device")
 
 
 def add(run: Path, name: str, data_dir: Path, folder: Path = FOLDER) -> dict[str, Any]:

@@ -59,6 +59,10 @@ def hub(*arguments):
     return main(["hub", *map(str, arguments)])
 
 
+def push(checkpoint, folder):
+    return hub("--checkpoint", checkpoint, "--output", folder, "--licence", "mit", "--push", "me/net", "--yes")
+
+
 def test_it_is_shown_and_then_sent(checkpoint, tmp_path, api, capsys):
     folder = tmp_path / "net"
     assert hub("--checkpoint", checkpoint, "--output", folder, "--licence", "mit", "--push", "me/net") == 0
@@ -93,36 +97,14 @@ def test_public_and_branch(checkpoint, tmp_path, api):
 
 def test_nothing_goes_where_everyone_would_see_it(checkpoint, tmp_path, api, capsys):
     api.is_private = False
-    arguments = (
-        "--checkpoint",
-        checkpoint,
-        "--output",
-        tmp_path / "net",
-        "--licence",
-        "mit",
-        "--push",
-        "me/net",
-        "--yes",
-    )
-    assert hub(*arguments) == 1
+    assert push(checkpoint, tmp_path / "net") == 1
     assert "open to everyone: nothing was uploaded" in capsys.readouterr().err
     assert [call[0] for call in api.calls] == ["login", "create"]
 
 
 def test_what_the_hub_says_is_one_line(checkpoint, tmp_path, api, capsys):
     api.error = http.ConnectError("no\nroute\x1b[2J")
-    arguments = (
-        "--checkpoint",
-        checkpoint,
-        "--output",
-        tmp_path / "net",
-        "--licence",
-        "mit",
-        "--push",
-        "me/net",
-        "--yes",
-    )
-    assert hub(*arguments) == 1
+    assert push(checkpoint, tmp_path / "net") == 1
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert said.strip().isprintable()
